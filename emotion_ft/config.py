@@ -1,0 +1,335 @@
+"""The one configuration every recipe reads: a dataclass a section, a YAML file, and the command line on top.
+
+A value in the YAML file passes the same gate as a flag: it is checked by the flag's own type, so `1e-4`, which YAML
+reads as a string, is the number that it looks like, and an unknown key or a wrong type stops with the key, the file
+and the nearest valid name.
+"""
+
+import difflib
+import json
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+CONFIG_NAME = "config.yaml"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: says which key of which file, what came and what was expected."""
+
+
+def _option(default: Any, help: str, **kwargs: Any) -> Any:
+    return field(default=default, metadata={"help": help, **kwargs})
+
+
+@dataclass
+class DataConfig:
+    """Which songs, which labels, and who goes into train, validation and test."""
+
+    _argument_group_name = "data"
+
+    data_root: str | None = _option(None, "Folder with DEAM's audio and annotations, unzipped at any depth.")
+    labels: Literal["repaired", "distributed"] = _option(
+        "repaired", "Static labels as distributed, or with the exchange of valence and arousal in ids <= 1000 undone."
+    )
+    split: str = _option("random", "'random', 'full_songs' (MediaEval 2015's 58), or a folder of id lists.")
+    group_by_artist: bool = _option(True, "Keep all songs of an artist on one side of the split.")
+    validation_fraction: float = _option(0.15, "Share of the songs for early stopping and model selection, in (0, 1).")
+    test_fraction: float = _option(0.15, "Share of the songs held out for the final table, in (0, 1).")
+    max_bad_fraction: float = _option(0.05, "Stop when a larger share of the audio files cannot be read, in [0, 1].")
+    min_seconds: float = _option(1.0, "Shorter audio files are reported as bad, in seconds.")
+    cache_dir: str | None = _option(None, "Where log-mels are stored; default: beside the datasets library's cache.")
+    num_proc: int = _option(1, "Processes that decode audio and compute log-mels.")
+    rendered_songs: int = _option(0, "Render so many songs into data_root first, as a stand-in for DEAM (0: none).")
+    rendered_seconds: float = _option(45.0, "Length of a rendered song, in seconds.")
+
+
+@dataclass
+class AudioConfig:
+    """The front end: from a waveform to what the model sees."""
+
+    _argument_group_name = "audio"
+
+    front_end: Literal["mel", "ast"] = _option(
+        "mel", "'mel': the settings below; 'ast': AST's pretraining front end (Kaldi fbank, 1024 frames), as it is."
+    )
+    seconds: float = _option(10.0, "Length of a window, in seconds ('mel' only).")
+    sampling_rate: int = _option(16000, "Rate that audio is resampled to, in Hz ('mel' only).")
+    n_fft: int = _option(1024, "FFT and Hann window length, in samples ('mel' only).")
+    hop_length: int = _option(320, "Samples from one frame to the next ('mel' only).")
+    num_mel_bins: int = _option(128, "Mel bands ('mel' only).")
+    f_min: float = _option(50.0, "Lower edge of the lowest band, in Hz ('mel' only).")
+    f_max: float = _option(8000.0, "Upper edge of the highest band, in Hz ('mel' only).")
+    num_windows: int = _option(5, "Evenly spaced windows whose predictions are averaged over a song in evaluation.")
+
+    def feature_extractor_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments of `ASTEmotionFeatureExtractor`."""
+        if self.front_end == "ast":
+            return {"front_end": "ast", "num_windows": self.num_windows}
+        max_length = 1 + round(self.seconds * self.sampling_rate) // self.hop_length
+        settings = {name: value for name, value in vars(self).items() if name != "seconds"}
+        return {**settings, "max_length": max_length}
+
+
+@dataclass
+class SpecAugmentConfig:
+    """Masks over time and frequency, in training only (Park et al. 2019, without time warping)."""
+
+    _argument_group_name = "spec_augment"
+
+    time_masks: int = _option(1, "Masks along time per window.")
+    time_mask_frames: int = _option(30, "Upper bound of a time mask, in frames.")
+    frequency_masks: int = _option(2, "Masks along frequency per window.")
+    frequency_mask_bins: int = _option(15, "Upper bound of a frequency mask, in mel bands.")
+
+
+@dataclass
+class ModelConfig:
+    """The Audio Spectrogram Transformer and its head."""
+
+    _argument_group_name = "model"
+
+    checkpoint: str | None = _option(
+        "MIT/ast-finetuned-audioset-10-10-0.4593",
+        "AST weights to start from (folder or Hub id); null: random weights.",
+    )
+    checkpoint_revision: str = _option("main", "Branch, tag or commit of the checkpoint on the Hub.")
+    loss: Literal["mse", "ccc", "mix"] = _option("mse", "Training loss: MSE, 1 - CCC, or their mean.")
+    head_dropout: float = _option(0.3, "Dropout in the new head, in [0, 1).")
+    attn_implementation: Literal["sdpa", "eager"] = _option("sdpa", "Attention kernel.")
+    hidden_size: int = _option(768, "Width (only without a checkpoint).")
+    num_hidden_layers: int = _option(12, "Layers (only without a checkpoint).")
+    num_attention_heads: int = _option(12, "Attention heads (only without a checkpoint).")
+    intermediate_size: int = _option(3072, "Width of the feed-forward layers (only without a checkpoint).")
+    patch_size: int = _option(16, "Patch edge, in frames and bands (only without a checkpoint).")
+    time_stride: int = _option(10, "Patch stride along time, in frames (only without a checkpoint).")
+    frequency_stride: int = _option(10, "Patch stride along frequency, in bands (only without a checkpoint).")
+
+    def architecture(self) -> dict[str, int]:
+        """Keyword arguments of `ASTEmotionConfig` for a model with random weights."""
+        names = "hidden_size num_hidden_layers num_attention_heads intermediate_size patch_size time_stride"
+        return {name: getattr(self, name) for name in [*names.split(), "frequency_stride"]}
+
+
+def hardware_precision() -> Literal["bf16", "fp16", "fp32"]:
+    """bf16 where the hardware computes in it, else fp16 (with loss scaling) on a GPU, else fp32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+
+
+@dataclass
+class TrainingConfig(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for fine-tuning an AST, and the few settings that it lacks."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = _option("runs/finetune", "Where the model, its numbers and its plots go.")
+    overwrite_output_dir: bool = _option(False, "Start anew in an output folder that already holds a run.")
+    backbone_learning_rate: float = _option(3e-5, "Peak learning rate of the pretrained transformer.")
+    head_learning_rate: float = _option(3e-4, "Peak learning rate of the new head.")
+    unfreeze_at: float = _option(0.25, "Share of the training during which the backbone stays frozen, in [0, 1].")
+    early_stopping_patience: int = _option(7, "Evaluations without a better mean CCC before stopping (0: never).")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = _option("auto", "Mixed precision; 'auto' asks the hardware.")
+
+    resume_from_checkpoint: str | None = _option(
+        None, "Checkpoint to go on from; without a value, the last one of output_dir.", nargs="?", const="last"
+    )
+    seed: int = _option(42, "Seed of the split, the weights, the crops and the masks.")
+    num_train_epochs: float = _option(30, "Passes over the training songs.")
+    per_device_train_batch_size: int = _option(8, "Windows per device and step before accumulation.")
+    per_device_eval_batch_size: int = _option(4, "Songs per device in evaluation, each as num_windows windows.")
+    gradient_accumulation_steps: int = _option(4, "Batches per optimizer step.")
+    weight_decay: float = _option(1e-4, "AdamW's weight decay; biases and norms are exempt.")
+    warmup_steps: float = _option(0.05, "Warm-up: steps, or below 1 the share of all steps.")
+    lr_scheduler_type: str = _option("cosine", "Schedule of both learning rates.")
+    max_grad_norm: float = _option(1.0, "Gradient clipping.")
+    eval_strategy: str = _option("epoch", "When to evaluate on the validation songs.")
+    save_strategy: str = _option("epoch", "When to save a checkpoint.")
+    save_total_limit: int | None = _option(2, "Checkpoints kept; the best one is always among them.")
+    load_best_model_at_end: bool = _option(True, "Finish with the weights of the best validation score.")
+    metric_for_best_model: str | None = _option("mean_ccc", "Validation score that selects the model.")
+    greater_is_better: bool | None = _option(True, "Whether a larger metric_for_best_model is better.")
+    remove_unused_columns: bool = _option(False, "Must stay false: the transform needs columns the model does not.")
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
+    logging_steps: float = _option(10, "Optimizer steps between two log lines.")
+
+    def __post_init__(self):
+        if self.learning_rate != TrainingArguments.learning_rate:
+            raise ConfigError(
+                f"learning_rate={self.learning_rate} has no effect: there are two learning rates. "
+                "Set backbone_learning_rate and head_learning_rate instead."
+            )
+        if self.remove_unused_columns:
+            raise ConfigError("remove_unused_columns must be false: log-mels become windows in a transform.")
+        if not 0 <= self.unfreeze_at <= 1:
+            raise ConfigError(f"unfreeze_at is a share of the training in [0, 1], but is {self.unfreeze_at}.")
+        # TrainingArguments refuses bf16 on a machine without an accelerator unless told that this is meant.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if not (self.bf16 or self.fp16):
+            if self.precision == "auto":
+                self.precision = hardware_precision()
+            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
+        self.precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+        super().__post_init__()
+
+
+@dataclass
+class GanConfig:
+    """The conditional mel GAN. What it shares with fine-tuning (seed, schedule, clipping, ...) is in `training`."""
+
+    _argument_group_name = "gan"
+
+    label_smoothing: float = _option(0.1, "One-sided label smoothing of the discriminator's real target, in [0, 1).")
+    generator_learning_rate: float = _option(2e-4, "Peak learning rate of the generator.")
+    discriminator_learning_rate: float = _option(2e-4, "Peak learning rate of the discriminator.")
+
+
+@dataclass
+class Config:
+    """The resolved configuration: one attribute a section."""
+
+    data: DataConfig
+    audio: AudioConfig
+    spec_augment: SpecAugmentConfig
+    model: ModelConfig
+    training: TrainingConfig
+    gan: GanConfig
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `config.yaml` into `folder`; `parse_config` reads it back to the same configuration."""
+        path = Path(folder) / CONFIG_NAME
+        sections = {name: _plain(getattr(self, name)) for name in SECTIONS}
+        path.write_text(yaml.safe_dump(sections, sort_keys=False))
+        return path
+
+
+SECTIONS = {f.name: f.type for f in fields(Config)}
+
+
+# Follow from `precision` and from the machine: saved, they would tie the file to it.
+_DERIVED = {"bf16", "fp16", "use_cpu", "dataloader_pin_memory", "gradient_checkpointing", "disable_tqdm", "debug"}
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    """A section as YAML can hold it: no enums, no tokens; of TrainingArguments' own only what is not the default."""
+    ours = {f.name for f in fields(section) if f.name in type(section).__annotations__}
+    plain = {}
+    for f in fields(section):
+        value = getattr(section, f.name)
+        if (
+            not f.init
+            or f.name.endswith("token")
+            or f.name in _DERIVED
+            or (f.name not in ours and value == _default(f))
+        ):
+            continue
+        value = value.value if isinstance(value, Enum) else value
+        if isinstance(value, dict | list | str | int | float | None):
+            plain[f.name] = value
+    return plain
+
+
+def _default(f: Any) -> Any:
+    return f.default_factory() if callable(f.default_factory) else f.default
+
+
+class _Parser(HfArgumentParser):
+    """Flags for all sections, whose errors are exceptions, so that they can name the YAML file they came from."""
+
+    def error(self, message: str):
+        raise ConfigError(message)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; valid names: {', '.join(sorted(names))}"
+
+
+def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        raise ConfigError(f"no configuration file at '{path}'; recipes/configs holds some to start from")
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected sections {', '.join(SECTIONS)}, got a {type(content).__name__}")
+    for section, values in content.items():
+        if section not in SECTIONS:
+            raise ConfigError(f"{path}: unknown section '{section}'{_nearest(str(section), list(SECTIONS))}")
+        if not isinstance(values, dict | None):
+            raise ConfigError(f"{path}: section '{section}' must hold 'key: value' lines, got {values!r}")
+        valid = {f.name: name for name, kind in SECTIONS.items() for f in fields(kind) if f.init}
+        for key in values or {}:
+            if key not in valid:
+                names = [f.name for f in fields(SECTIONS[section]) if f.init]
+                raise ConfigError(f"{path}: unknown key '{section}.{key}'{_nearest(str(key), names)}")
+            if valid[key] != section:
+                raise ConfigError(f"{path}: key '{section}.{key}' belongs into section '{valid[key]}'")
+    return {section: values or {} for section, values in content.items()}
+
+
+def _as_flags(key: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value)]
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}={value}"]
+
+
+def _yaml_defaults(parser: _Parser, path: Path) -> dict[str, Any]:
+    """The file's values, each passed through its flag's type."""
+    defaults = {}
+    for section, values in _read_yaml(path).items():
+        types = get_type_hints(SECTIONS[section])
+        for key, value in values.items():
+            if value is None:
+                if type(None) not in get_args(types[key]):
+                    raise ConfigError(f"{path}: key '{section}.{key}' must not be null")
+                defaults[key] = None
+                continue
+            if isinstance(value, list) and not value:
+                defaults[key] = value
+                continue
+            try:
+                defaults[key] = getattr(parser.parse_args(_as_flags(key, value)), key)
+            except ConfigError as error:
+                raise ConfigError(f"{path}: key '{section}.{key}' got {value!r}: {error}") from error
+    return defaults
+
+
+def parse_config(arguments: list[str], description: str | None = None) -> Config:
+    """Resolve `CONFIG.yaml [--flag value ...]` into a `Config`; flags win over the file, the file over the defaults.
+
+    Args:
+        arguments: the command line without the program's name. The first positional argument is the YAML file.
+        description: what `--help` says at the top.
+
+    Raises:
+        ConfigError: for a missing or malformed file, an unknown key or flag (naming the nearest valid one) or a value
+            of the wrong type.
+    """
+    usage = "%(prog)s CONFIG.yaml [--flag value ...]"
+    parser = _Parser(list(SECTIONS.values()), description=description, usage=usage, allow_abbrev=False)
+    parser.add_argument("config", nargs="?", help="YAML file with a section per group of flags below")
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = [f.name for kind in SECTIONS.values() for f in fields(kind) if f.init]
+        flag = unknown[0].split("=")[0]
+        raise ConfigError(f"unknown argument '{flag}'{_nearest(flag.lstrip('-').replace('-', '_'), names)}")
+    if known.config is not None:
+        parser.set_defaults(**_yaml_defaults(parser, Path(known.config)))
+    try:
+        *sections, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    except ConfigError:
+        raise
+    except ValueError as error:  # TrainingArguments checks values and their combinations
+        raise ConfigError(f"{known.config or 'flags'}: {error}") from error
+    return Config(*sections)

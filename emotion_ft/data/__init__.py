@@ -1,0 +1,1 @@
+"""A folder of music to a `datasets.DatasetDict` of log-mel spectrograms."""

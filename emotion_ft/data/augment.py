@@ -1,0 +1,86 @@
+"""Stored log-mels to what the model sees: crop, standardise, SpecAugment, on the fly through `Dataset.set_transform`.
+
+Every random number is keyed by (seed, epoch, song, window), so a crop is the same in any process, in any order and
+after a resume, and no global random state is touched.
+"""
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import SequenceFeatureExtractor
+
+from ..config import SpecAugmentConfig
+from ..scale import to_unit
+
+COLUMNS = ["song_id", "log_mel", "valence", "arousal"]
+
+
+def window_rng(seed: int, epoch: int, song_id: int, window: int = 0) -> np.random.Generator:
+    """The random numbers of one window of one song in one epoch."""
+    return np.random.default_rng([seed, epoch, song_id, window])
+
+
+def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Mask blocks of frames and of mel bands with zero, the mean of a standardised window, in place.
+
+    Same law as `torchaudio.transforms.TimeMasking` and `FrequencyMasking`: a width drawn uniformly from
+    [0, bound), a start from [0, size - width), both rounded down.
+
+    Args:
+        window: (frames, mels), standardised.
+    """
+    masks = [(0, config.time_mask_frames)] * config.time_masks
+    masks += [(1, config.frequency_mask_bins)] * config.frequency_masks
+    for axis, bound in masks:
+        width = rng.random() * bound
+        start = int(rng.random() * max(window.shape[axis] - width, 0))
+        block = slice(start, start + int(width))
+        window[(block, slice(None)) if axis == 0 else (slice(None), block)] = 0.0
+    return window
+
+
+class EvaluationTransform:
+    """Rows -> `input_values` (windows, frames, mels), evenly spaced, and `labels` (2,) in [-1, 1]."""
+
+    def __init__(self, extractor: SequenceFeatureExtractor):
+        self.extractor = extractor
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        labels = to_unit(np.stack([rows["valence"], rows["arousal"]], axis=1)).astype(np.float32)
+        windows = [self.cut(*row) for row in zip(rows["song_id"], rows["log_mel"], strict=True)]
+        return {"input_values": [torch.from_numpy(w) for w in windows], "labels": list(torch.from_numpy(labels))}
+
+    def cut(self, song_id: int, log_mel: bytes) -> np.ndarray:
+        """The windows of one song, from the bytes of its stored log-mel."""
+        return self.extractor.windows(self.decode(log_mel))
+
+    def decode(self, log_mel: bytes) -> np.ndarray:
+        """(frames, mels) float16, without a copy."""
+        return np.frombuffer(log_mel, np.float16).reshape(-1, self.extractor.num_mel_bins)
+
+
+class TrainingTransform(EvaluationTransform):
+    """Rows -> `input_values` (frames, mels), one random crop a song and epoch, with SpecAugment, and `labels` (2,)."""
+
+    def __init__(self, extractor: SequenceFeatureExtractor, augmentation: SpecAugmentConfig | None, seed: int):
+        super().__init__(extractor)
+        self.augmentation = augmentation
+        self.seed = seed
+        # In shared memory: data workers are forked before the epoch changes and must see it.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other crops and masks; seen by running data workers too."""
+        self._epoch[0] = epoch
+
+    def cut(self, song_id: int, log_mel: bytes) -> np.ndarray:
+        rng = window_rng(self.seed, int(self._epoch), song_id)
+        spectrogram = self.decode(log_mel)
+        start = int(rng.integers(max(len(spectrogram) - self.extractor.max_length, 0) + 1))
+        window = self.extractor.window(spectrogram, start)
+        return window if self.augmentation is None else spec_augment(window, self.augmentation, rng)
+
+
+def with_transform(songs: Dataset, transform: EvaluationTransform) -> Dataset:
+    """A view of stored songs that yields what the model sees; only the needed columns are read."""
+    return songs.with_transform(transform, columns=COLUMNS)

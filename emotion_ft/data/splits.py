@@ -1,0 +1,167 @@
+"""Who goes into train, validation and test.
+
+There is no single standard split of DEAM, so every result has to name the one behind it. All splits here are by song,
+and the drawn ones keep all songs of an artist on one side: an artist's other songs give away the answer.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sklearn.model_selection import GroupShuffleSplit
+
+logger = logging.getLogger(__name__)
+
+SPLIT_NAMES = ("train", "validation", "test")
+FULL_SONGS_FROM = 2001
+"""The first song id of DEAM's 58 full-length songs, the test set of MediaEval 2015; ids below are 45 s excerpts."""
+
+Splits = dict[str, list[int]]
+"""Sorted song ids under `train`, `validation` and `test`; no id twice."""
+
+
+class SplitError(ValueError):
+    """A split that cannot be drawn or read, or that leaks."""
+
+
+def random_split(
+    song_ids: Iterable[int],
+    groups: Mapping[int, str] | None = None,
+    seed: int = 42,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+) -> Splits:
+    """Draw validation and test at random, all songs of a group (an artist) on one side.
+
+    `groups` names the artist of a song, in any letter case; a song without one is a group of its own. The fractions
+    are of the groups, so the shares of songs vary a little. The same ids, groups and seed give the same split.
+    Raises `SplitError` if one split would be empty.
+    """
+    if validation_fraction + test_fraction >= 1:
+        raise SplitError(
+            f"validation_fraction {validation_fraction} and test_fraction {test_fraction} leave nothing to train on"
+        )
+    rest, test = _draw(song_ids, groups, seed, test_fraction, "test_fraction")
+    train, validation = _draw(rest, groups, seed, validation_fraction / (1 - test_fraction), "validation_fraction")
+    return {"train": train, "validation": validation, "test": test}
+
+
+def full_songs_split(
+    song_ids: Iterable[int],
+    groups: Mapping[int, str] | None = None,
+    seed: int = 42,
+    validation_fraction: float = 0.1,
+) -> Splits:
+    """MediaEval 2015: test on the full songs (ids from 2001), train and validate on the excerpts.
+
+    Excerpts by the artist of a full song are left out. Validation is drawn as in `random_split`, as a fraction of the
+    excerpts' groups. Raises `SplitError` if there are no full songs, or too few excerpts.
+    """
+    song_ids = sorted(set(song_ids))
+    test = [song_id for song_id in song_ids if song_id >= FULL_SONGS_FROM]
+    if not test:
+        raise SplitError(
+            f"none of {len(song_ids)} songs is a full song (ids from {FULL_SONGS_FROM}), which the full_songs split "
+            "tests on: get them, or choose another split"
+        )
+    tested = {_group(song_id, groups) for song_id in test}
+    excerpts = [song_id for song_id in song_ids if song_id < FULL_SONGS_FROM]
+    rest = [song_id for song_id in excerpts if _group(song_id, groups) not in tested]
+    if len(rest) < len(excerpts):
+        logger.info("left out %d excerpts by artists of the full songs", len(excerpts) - len(rest))
+    train, validation = _draw(rest, groups, seed, validation_fraction, "validation_fraction")
+    return {"train": train, "validation": validation, "test": test}
+
+
+def read_split(folder: str | os.PathLike) -> Splits:
+    """The id lists `train.txt`, `validation.txt` and `test.txt` of a folder, one song id a line.
+
+    Raises `SplitError` for a missing file, a line that is not an integer, and an id that is listed twice.
+    """
+    splits, places = {}, {}
+    for name in SPLIT_NAMES:
+        path = Path(folder, f"{name}.txt")
+        if not path.is_file():
+            raise SplitError(f"{path} is missing: a split is a folder of {', '.join(f'{n}.txt' for n in SPLIT_NAMES)}")
+        splits[name] = []
+        for line, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+            if not text.strip():
+                continue
+            place = f"{path}, line {line}"
+            try:
+                song_id = int(text)
+            except ValueError:
+                raise SplitError(f"{place}: expected one song id, got {text!r}") from None
+            if song_id in places:
+                raise SplitError(f"{place}: song {song_id} is already in {places[song_id]}")
+            places[song_id] = place
+            splits[name].append(song_id)
+        splits[name].sort()
+    return splits
+
+
+def write_split(splits: Splits, folder: str | os.PathLike) -> None:
+    """Write the id lists that `read_split` reads, creating the folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name in SPLIT_NAMES:
+        text = "".join(f"{song_id}\n" for song_id in sorted(splits[name]))
+        Path(folder, f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def id_list_split(folder: str | os.PathLike, song_ids: Iterable[int]) -> Splits:
+    """The split listed in `folder` (see `read_split`), as far as the collection holds its songs.
+
+    Songs listed but absent are reported in a warning; songs that no list names are left out.
+    Raises `SplitError` if a split ends up empty.
+    """
+    listed, there = read_split(folder), set(song_ids)
+    splits = {name: [song_id for song_id in listed[name] if song_id in there] for name in SPLIT_NAMES}
+    wanted = set().union(*listed.values())
+    if absent := sorted(wanted - there):
+        logger.warning("%d songs listed in %s are not in the collection: %s", len(absent), folder, _first(absent))
+    if unlisted := sorted(there - wanted):
+        logger.info(
+            "%d songs are in none of the lists in %s and left out: %s", *(len(unlisted), folder, _first(unlisted))
+        )
+    for name in SPLIT_NAMES:
+        if not splits[name]:
+            raise SplitError(
+                f"{name} is empty: none of the {len(listed[name])} songs in {Path(folder, name)}.txt "
+                f"is among the collection's {len(there)}"
+            )
+    return splits
+
+
+def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
+    """The validation and test songs whose artist, named by `groups`, also has songs in train: leaks to report."""
+    trained = {_group(song_id, groups) for song_id in splits["train"]}
+    held_out = sorted(splits["validation"] + splits["test"])
+    return [song_id for song_id in held_out if _group(song_id, groups) in trained]
+
+
+def _draw(
+    song_ids: Iterable[int], groups: Mapping[int, str] | None, seed: int, fraction: float, option: str
+) -> tuple[list[int], list[int]]:
+    """(rest, drawn), both sorted: `fraction` of the groups are drawn, at least one."""
+    song_ids = sorted(set(song_ids))
+    labels = [_group(song_id, groups) for song_id in song_ids]
+    artists = len(set(labels))
+    count = max(1, round(fraction * artists))
+    if not 0 < fraction < 1 or count >= artists:
+        raise SplitError(
+            f"{option} draws {fraction:.2g} of {artists} artists ({len(song_ids)} songs), but both sides need at "
+            "least one: there are fewer artists than splits, or the fraction has to change"
+        )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=count, random_state=seed)
+    rest, drawn = next(splitter.split(song_ids, groups=labels))
+    return [song_ids[i] for i in rest], [song_ids[i] for i in drawn]
+
+
+def _group(song_id: int, groups: Mapping[int, str] | None) -> str:
+    artist = " ".join((groups or {}).get(song_id, "").split()).casefold()
+    return f"artist {artist}" if artist else f"song {song_id}"
+
+
+def _first(song_ids: list[int]) -> str:
+    return ", ".join(map(str, song_ids[:10])) + (", ..." if len(song_ids) > 10 else "")

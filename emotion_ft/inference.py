@@ -1,0 +1,140 @@
+"""A trained model on audio files and on stored songs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, SequenceFeatureExtractor
+
+from .data.audio import read_pieces
+from .data.augment import EvaluationTransform
+from .scale import from_unit
+
+
+class EmotionCurve(NamedTuple):
+    """Emotion over time: `time`, the middle of each window in seconds, `valence` and `arousal` (windows,) on 1-9."""
+
+    time: np.ndarray
+    valence: np.ndarray
+    arousal: np.ndarray
+
+
+class Prediction(NamedTuple):
+    """What a song feels like: `valence` and `arousal` on 1-9, and over time when asked for."""
+
+    valence: float
+    arousal: float
+    curve: EmotionCurve | None = None
+
+
+@torch.inference_mode()
+def _predict_windows(model: PreTrainedModel, windows: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
+    """Windows (frames, mels), one after the other -> (windows, 2) on 1-9; only a batch is in memory."""
+    model.eval()
+    predictions, batch = [], []
+
+    def flush() -> None:
+        values = torch.from_numpy(np.stack(batch)).to(model.device, model.dtype)
+        predictions.append(model(values).logits.float().cpu().numpy())
+        batch.clear()
+
+    for window in windows:
+        batch.append(window)
+        if len(batch) == batch_size:
+            flush()
+    if batch:
+        flush()
+    return from_unit(np.concatenate(predictions))
+
+
+def predict_file(
+    model: PreTrainedModel,
+    extractor: SequenceFeatureExtractor,
+    path: str | Path,
+    curve_step: float | None = None,
+    batch_size: int = 16,
+    min_seconds: float = 1.0,
+) -> Prediction:
+    """Valence and arousal of one audio file: the mean over `extractor.num_windows` evenly spaced windows.
+
+    Args:
+        model: an `ASTForEmotionRegression`, on any device.
+        extractor: the one saved with the model.
+        path: any file that libsndfile opens, of any length, rate and number of channels.
+        curve_step: also predict a window every so many seconds, overlapping; DEAM annotates every 0.5 s.
+        batch_size: windows a forward pass.
+        min_seconds: shorter files are refused.
+
+    Raises:
+        AudioError: when the file cannot be used; the message says why.
+    """
+    pieces = read_pieces(path, extractor.sampling_rate, min_seconds)
+    log_mel = np.concatenate([part.astype(np.float16) for part in extractor.iter_log_mel(pieces)])
+    song = _predict_windows(model, iter(extractor.windows(log_mel)), batch_size).mean(0)
+    curve = None
+    if curve_step is not None:
+        frame_rate = extractor.sampling_rate / extractor.hop_length
+        last = max(len(log_mel) - extractor.max_length, 0)
+        starts = np.round(np.arange(0, last + 1, curve_step * frame_rate)).astype(int)
+        values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
+        length = min(extractor.max_length, len(log_mel))
+        curve = EmotionCurve((starts + (length - 1) / 2) / frame_rate, values[:, 0], values[:, 1])
+    return Prediction(float(song[0]), float(song[1]), curve)
+
+
+def predict_songs(
+    model: PreTrainedModel, extractor: SequenceFeatureExtractor, songs: Dataset, batch_size: int = 16
+) -> np.ndarray:
+    """Valence and arousal of stored songs, (songs, 2) on 1-9, each the mean over its evenly spaced windows.
+
+    Args:
+        songs: with `log_mel`, as `store_log_mels` returns them.
+        batch_size: windows a forward pass.
+    """
+    decode = EvaluationTransform(extractor).decode
+    log_mels = (
+        decode(row["log_mel"]) for row in tqdm(songs.select_columns("log_mel"), desc="Predicting", unit="song")
+    )
+    windows = (window for log_mel in log_mels for window in extractor.windows(log_mel))
+    return _predict_windows(model, windows, batch_size).reshape(len(songs), extractor.num_windows, 2).mean(1)
+
+
+def write_predictions(path: str | Path, predictions: dict[str, Prediction], failures: dict[str, str]) -> None:
+    """Write predictions by file name, and why others failed.
+
+    Args:
+        path: `.json` or `.jsonl`: an object a file, `{"file", "valence", "arousal", "curve": {"time", ...}}`, or
+            `{"file", "error"}`. `.csv`: the same without curves; with curves, a row a window with its `time`.
+        predictions: by file name.
+        failures: reasons by file name.
+    """
+    records = []
+    for file, prediction in predictions.items():
+        record = {"file": str(file), "valence": prediction.valence, "arousal": prediction.arousal}
+        if prediction.curve is not None:
+            record["curve"] = {name: values.tolist() for name, values in prediction.curve._asdict().items()}
+        records.append(record)
+    records += [{"file": str(file), "error": reason} for file, reason in failures.items()]
+    suffix = Path(path).suffix
+    if suffix == ".json":
+        text = json.dumps(records, indent=2) + "\n"
+    elif suffix == ".jsonl":
+        text = "".join(json.dumps(record) + "\n" for record in records)
+    else:
+        rows = [{"file": r["file"], **point} for r in records for point in _points(r)]
+        text = pd.DataFrame(rows).to_csv(index=False, float_format="%.4f")
+    Path(path).write_text(text)
+
+
+def _points(record: dict) -> list[dict]:
+    """The CSV rows of one file: one, or one a window."""
+    if "curve" in record:
+        names, columns = record["curve"].keys(), record["curve"].values()
+        return [dict(zip(names, point, strict=True)) for point in zip(*columns, strict=True)]
+    return [{name: value for name, value in record.items() if name != "file"}]

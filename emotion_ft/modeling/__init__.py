@@ -1,0 +1,14 @@
+"""What travels to the Hub with a model. Importing it registers the classes with transformers' Auto classes."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+from .configuration_ast_emotion import ASTEmotionConfig
+from .feature_extraction_ast_emotion import ASTEmotionFeatureExtractor
+from .modeling_ast_emotion import ASTForEmotionRegression
+
+AutoConfig.register(ASTEmotionConfig.model_type, ASTEmotionConfig)
+AutoModel.register(ASTEmotionConfig, ASTForEmotionRegression)
+AutoModelForAudioClassification.register(ASTEmotionConfig, ASTForEmotionRegression)
+AutoFeatureExtractor.register(ASTEmotionConfig, ASTEmotionFeatureExtractor)
+
+__all__ = ["ASTEmotionConfig", "ASTEmotionFeatureExtractor", "ASTForEmotionRegression"]

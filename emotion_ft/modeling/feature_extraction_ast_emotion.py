@@ -1,0 +1,225 @@
+"""Waveforms to standardised log-mel windows, with the settings that travel in `preprocessor_config.json`."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torchaudio.compliance import kaldi
+from torchaudio.functional import resample
+from torchaudio.transforms import MelSpectrogram
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import TensorType, logging
+
+logger = logging.get_logger(__name__)
+
+# 96 dB below the loudest mel band of a full-scale tone: quieter than the noise of 16 bits, louder than rounding.
+LOG_FLOOR = 1e-6
+# AudioSet's mean and standard deviation, and the 25/10 ms frames, of AST's pretraining (Gong et al. 2021).
+AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
+AST_SETTINGS = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "num_mel_bins": 128, "max_length": 1024}
+
+
+@lru_cache(maxsize=8)
+def _mel_spectrogram(**settings) -> MelSpectrogram:
+    # Slaney's scale and norm are librosa's defaults; on the HTK scale, several of 128 bands would fall between two
+    # bins of a 1024-point FFT and be empty.
+    return MelSpectrogram(**settings, center=False, power=2.0, norm="slaney", mel_scale="slaney")
+
+
+class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
+    """Log-mel windows for `ASTForEmotionRegression`.
+
+    Two front ends, chosen by name:
+
+    - "mel", the default: power mel spectrogram (`torchaudio.transforms.MelSpectrogram`, Slaney scale and norm, centred
+      frames with reflected edges, as `librosa.feature.melspectrogram`), natural log, then `(x - mean) / (std + 1e-8)`
+      over each window. Silence becomes zeros.
+    - "ast": what AST was pretrained on: Kaldi filter banks, 25 ms every 10 ms, 1024 frames, AudioSet's mean and
+      standard deviation; equal to `transformers.ASTFeatureExtractor`. It fixes all settings below but `num_windows`.
+
+    Args:
+        front_end: "mel" or "ast".
+        sampling_rate: of the waveforms that the front end sees, in Hz.
+        n_fft: FFT and Hann window length, in samples.
+        hop_length: samples from one frame to the next.
+        num_mel_bins: mel bands.
+        f_min, f_max: edges of the bands, in Hz.
+        max_length: frames of a window; 501 is 10 s at the default rate and hop.
+        num_windows: windows of a song whose predictions are averaged.
+    """
+
+    model_input_names = ["input_values"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        front_end: Literal["mel", "ast"] = "mel",
+        sampling_rate: int = 16000,
+        n_fft: int = 1024,
+        hop_length: int = 320,
+        num_mel_bins: int = 128,
+        f_min: float = 50.0,
+        f_max: float = 8000.0,
+        max_length: int = 501,
+        num_windows: int = 5,
+        feature_size: int = 1,
+        padding_value: float = 0.0,
+        **kwargs,
+    ):
+        if front_end not in ("mel", "ast"):
+            raise ValueError(f"front_end must be 'mel' or 'ast', got {front_end!r}.")
+        if front_end == "ast":
+            sampling_rate, n_fft, hop_length, num_mel_bins, max_length = AST_SETTINGS.values()
+            f_min, f_max = 20.0, 8000.0
+        if not 0 <= f_min < f_max <= sampling_rate / 2:
+            raise ValueError(f"0 <= f_min < f_max <= {sampling_rate / 2} Hz must hold, got {f_min} and {f_max}.")
+        if not 0 < hop_length <= n_fft:
+            raise ValueError(f"hop_length must be in 1..n_fft={n_fft} samples, got {hop_length}.")
+        if num_windows < 1 or max_length < 1:
+            raise ValueError(f"num_windows and max_length must be positive, got {num_windows} and {max_length}.")
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.front_end = front_end
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.num_mel_bins = num_mel_bins
+        self.f_min = f_min
+        self.f_max = f_max
+        self.max_length = max_length
+        self.num_windows = num_windows
+
+    @property
+    def edge(self) -> int:
+        """Samples reflected at both ends, so that frame t is centred on sample t * hop_length ("mel" only)."""
+        return self.n_fft // 2 if self.front_end == "mel" else 0
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform with a frame, in samples."""
+        return self.edge + 1 if self.front_end == "mel" else self.n_fft
+
+    def _frames(self, samples: torch.Tensor) -> torch.Tensor:
+        """(samples,) -> (frames, mels), every frame lying wholly inside the samples."""
+        if self.front_end == "ast":
+            return kaldi.fbank(
+                samples[None],
+                sample_frequency=self.sampling_rate,
+                window_type="hanning",
+                num_mel_bins=self.num_mel_bins,
+            )
+        mel = _mel_spectrogram(
+            sample_rate=self.sampling_rate,
+            n_fft=self.n_fft,
+            hop_length=self.hop_length,
+            n_mels=self.num_mel_bins,
+            f_min=self.f_min,
+            f_max=self.f_max,
+        )
+        return torch.log(mel(samples).T + LOG_FLOOR)
+
+    @torch.no_grad()
+    def iter_log_mel(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Log-mel of a waveform that comes in pieces, for long files in flat memory.
+
+        Args:
+            pieces: consecutive parts (samples,) of one mono waveform at `sampling_rate`, of any lengths.
+
+        Yields:
+            (frames, mels) float32, natural log, not standardised; joined, they are what the whole waveform gives.
+
+        Raises:
+            ValueError: when the waveform has fewer than `min_samples` samples.
+        """
+        buffer, started = torch.empty(0), False
+        for piece in pieces:
+            buffer = torch.cat([buffer, torch.as_tensor(piece, dtype=torch.float32)])
+            if not started and len(buffer) >= self.min_samples:
+                buffer = torch.cat([buffer[1 : self.edge + 1].flip(0), buffer])
+                started = True
+            # What the right edge may reflect stays in the buffer.
+            frames = (len(buffer) - self.n_fft - self.edge) // self.hop_length
+            if started and frames > 0:
+                yield self._frames(buffer[: (frames - 1) * self.hop_length + self.n_fft]).numpy()
+                buffer = buffer[frames * self.hop_length :]
+        if not started:
+            raise ValueError(f"too short: {len(buffer)} samples, but the first frame needs {self.min_samples}.")
+        if self.edge:
+            buffer = torch.cat([buffer, buffer[-self.edge - 1 : -1].flip(0)])
+        if len(buffer) >= self.n_fft:
+            yield self._frames(buffer).numpy()
+
+    def log_mel(self, waveform: np.ndarray) -> np.ndarray:
+        """(samples,) mono at `sampling_rate` -> (frames, mels) float32, natural log, not standardised."""
+        return np.concatenate(list(self.iter_log_mel([waveform])))
+
+    def window(self, log_mel: np.ndarray, start: int) -> np.ndarray:
+        """Cut one window and standardise it.
+
+        Args:
+            log_mel: (frames, mels) of a whole excerpt.
+            start: first frame; what lies past the end is padded, after standardisation for "mel".
+
+        Returns:
+            (max_length, mels) float32; "mel": zero mean and unit variance over the frames that are not padding.
+        """
+        cut = log_mel[start : start + self.max_length].astype(np.float32)
+        padding = ((0, self.max_length - len(cut)), (0, 0))
+        if self.front_end == "ast":
+            return (np.pad(cut, padding) - AUDIOSET_MEAN) / (2 * AUDIOSET_STD)
+        # Shifting by one of the values first makes a constant window exact zeros, where rounding of the mean would
+        # otherwise be blown up by a standard deviation of rounding.
+        cut -= cut[0, 0]
+        cut -= cut.mean()
+        cut /= np.sqrt(np.mean(np.square(cut))) + np.float32(1e-8)
+        return np.pad(cut, padding, constant_values=self.padding_value) if padding[0][1] else cut
+
+    def window_starts(self, frames: int, num_windows: int | None = None) -> np.ndarray:
+        """First frames (num_windows,) of windows spread evenly over an excerpt, from its start to its end."""
+        count = num_windows or self.num_windows
+        span = max(frames - self.max_length, 0)
+        return np.linspace(0, span, count).round().astype(int) if count > 1 else np.array([span // 2])
+
+    def windows(self, log_mel: np.ndarray, num_windows: int | None = None) -> np.ndarray:
+        """(frames, mels) -> (num_windows, max_length, mels): evenly spaced windows, standardised one by one."""
+        return np.stack([self.window(log_mel, s) for s in self.window_starts(len(log_mel), num_windows)])
+
+    def __call__(
+        self,
+        waveforms: np.ndarray | list[float] | list[np.ndarray] | torch.Tensor,
+        sampling_rate: int | None = None,
+        return_tensors: str | TensorType | None = None,
+    ) -> BatchFeature:
+        """Waveforms to the model's input: the first `max_length` frames of each, padded when shorter.
+
+        Args:
+            waveforms: one mono waveform (samples,), a batch (batch, samples) or a list of waveforms of any lengths.
+            sampling_rate: theirs, in Hz; resampled when it is not the front end's. Without it, they are taken to be at
+                the front end's rate, with a warning.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `input_values` (batch, max_length, mels), float32.
+
+        Raises:
+            ValueError: for a waveform that is not one-dimensional, not finite, or too short for a single frame.
+        """
+        if sampling_rate is None:
+            sampling_rate = self.sampling_rate
+            logger.warning_once(f"sampling_rate was not given: the waveforms are taken to be at {sampling_rate} Hz.")
+        is_batch = isinstance(waveforms, list | tuple) and np.ndim(waveforms[0]) > 0
+        if isinstance(waveforms, np.ndarray | torch.Tensor) and waveforms.ndim == 2:
+            is_batch = True
+        values = []
+        for index, waveform in enumerate(waveforms if is_batch else [waveforms]):
+            waveform = torch.as_tensor(np.asarray(waveform), dtype=torch.float32)
+            if waveform.ndim != 1:
+                raise ValueError(f"waveform {index} must be mono, (samples,), got shape {tuple(waveform.shape)}.")
+            if not torch.isfinite(waveform).all():
+                raise ValueError(f"waveform {index} holds NaN or infinite samples.")
+            if sampling_rate != self.sampling_rate:
+                waveform = resample(waveform, sampling_rate, self.sampling_rate)
+            values.append(self.window(self.log_mel(waveform), 0))
+        return BatchFeature({"input_values": np.stack(values)}, tensor_type=return_tensors)
+
+
+ASTEmotionFeatureExtractor.register_for_auto_class()

@@ -1,0 +1,1 @@
+"""Training loops, and the numbers and pictures that come out of them."""

@@ -1,0 +1,69 @@
+"""What happens at certain moments of a training: functions of the training state, so that a resume repeats nothing."""
+
+import logging
+
+from transformers import ProgressCallback, TrainerCallback
+
+from ..data.augment import TrainingTransform
+
+logger = logging.getLogger(__name__)
+
+
+class UnfreezeCallback(TrainerCallback):
+    """Keep the backbone frozen for the first share of the training.
+
+    Freezing waits for `on_train_begin`: by then the optimizer and, with several processes, DDP have registered all
+    parameters, which they would not do for frozen ones.
+
+    Args:
+        unfreeze_at: share of all optimizer steps, in [0, 1]; 0 never freezes, 1 never unfreezes.
+    """
+
+    def __init__(self, unfreeze_at: float):
+        self.unfreeze_at = unfreeze_at
+        self._frozen = None
+
+    def _set(self, state, model) -> None:
+        model = getattr(model, "module", model)
+        frozen = state.global_step < self.unfreeze_at * state.max_steps
+        if frozen != self._frozen:
+            model.freeze_backbone() if frozen else model.unfreeze_backbone()
+            if frozen or self._frozen is not None:
+                logger.info("Step %d: backbone %s.", state.global_step, "frozen" if frozen else "unfrozen")
+            self._frozen = frozen
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self._frozen = None
+        self._set(state, model)
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self._set(state, model)
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        getattr(model, "module", model).unfreeze_backbone()
+
+
+class EpochCallback(TrainerCallback):
+    """Tell the training transform which epoch it draws crops and masks for."""
+
+    def __init__(self, transform: TrainingTransform):
+        self.transform = transform
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # A resumed state may stand at 1.9999... of an epoch that has ended.
+        self.transform.set_epoch(int(state.epoch + 1e-6))
+
+
+class LearningRateProgress(ProgressCallback):
+    """The stock progress bar, with the loss, both learning rates and the last validation score beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self._shown = {}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is None:
+            return
+        names = {"loss": "loss", "backbone_lr": "backbone lr", "head_lr": "head lr", "eval_mean_ccc": "val CCC"}
+        self._shown |= {names[key]: f"{logs[key]:.3g}" for key in names if key in logs}
+        self.training_bar.set_postfix(self._shown)

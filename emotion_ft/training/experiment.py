@@ -1,0 +1,119 @@
+"""From a configuration to the things a run is made of: its folder, its songs, its model."""
+
+import csv
+import logging
+import shutil
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import DatasetDict
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..config import Config, DataConfig, TrainingConfig
+from ..data.deam import load_deam
+from ..data.features import BadFile, store_log_mels
+from ..data.splits import write_split
+from ..data.toy import render_deam
+from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+
+logger = logging.getLogger(__name__)
+
+RESULTS_NAME = "all_results.json"
+SPLITS_NAME = "splits"
+BAD_FILES_NAME = "bad_files.csv"
+
+
+class OutputDirError(ValueError):
+    """The output folder holds a run that must not be overwritten, or no checkpoint to resume from."""
+
+
+def prepare_output_dir(training: TrainingConfig) -> str | None:
+    """Make the output folder and say which checkpoint to resume from, if any.
+
+    Raises:
+        OutputDirError: when the folder already holds a run and neither `overwrite_output_dir` nor
+            `resume_from_checkpoint` is set, or when there is nothing to resume from.
+    """
+    folder = Path(training.output_dir)
+    last = get_last_checkpoint(folder) if folder.is_dir() else None
+    if training.resume_from_checkpoint:
+        checkpoint = last if training.resume_from_checkpoint == "last" else training.resume_from_checkpoint
+        if checkpoint is None or not Path(checkpoint).is_dir():
+            raise OutputDirError(
+                f"no checkpoint to resume from: looked for '{checkpoint or folder / 'checkpoint-*'}'."
+            )
+        return checkpoint
+    finished = (folder / RESULTS_NAME).is_file()
+    if (finished or last) and not training.overwrite_output_dir:
+        state = "a finished run" if finished else f"an unfinished run (up to {Path(last).name})"
+        resume = "" if finished else " --resume_from_checkpoint to go on,"
+        raise OutputDirError(
+            f"'{folder}' already holds {state}:{resume} --overwrite_output_dir to start anew, "
+            "or another --output_dir to keep it."
+        )
+    with PartialState().main_process_first():
+        if PartialState().is_main_process:
+            for old in [*folder.glob("checkpoint-*"), folder / "runs", folder / RESULTS_NAME]:
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
+    """The front end of the audio section."""
+    return ASTEmotionFeatureExtractor(**config.audio.feature_extractor_kwargs())
+
+
+def load_collection(data: DataConfig, seed: int, split: str | None = None) -> DatasetDict:
+    """The songs of the data section, rendered first when it asks for that, split; see `load_deam`."""
+    if data.data_root is None:
+        raise ValueError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
+    with PartialState().main_process_first():
+        if data.rendered_songs:
+            render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
+        return load_deam(
+            data.data_root,
+            split=split or data.split,
+            labels=data.labels,
+            seed=seed,
+            validation_fraction=data.validation_fraction,
+            test_fraction=data.test_fraction,
+            group_by_artist=data.group_by_artist,
+        )
+
+
+def store_features(
+    songs: DatasetDict, extractor: ASTEmotionFeatureExtractor, data: DataConfig
+) -> tuple[DatasetDict, list[BadFile]]:
+    """`store_log_mels` with the data section's settings; one process computes, the others read."""
+    with PartialState().main_process_first():
+        return store_log_mels(songs, extractor, data.cache_dir, data.num_proc, data.min_seconds, data.max_bad_fraction)
+
+
+def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTForEmotionRegression:
+    """The model section's AST, on pretrained weights when it names a checkpoint, fitted to the front end's windows."""
+    settings = {
+        "max_length": extractor.max_length,
+        "num_mel_bins": extractor.num_mel_bins,
+        "head_dropout": config.model.head_dropout,
+        "loss": config.model.loss,
+        "attn_implementation": config.model.attn_implementation,
+    }
+    if config.model.checkpoint:
+        return ASTForEmotionRegression.from_ast(
+            config.model.checkpoint, revision=config.model.checkpoint_revision, **settings
+        )
+    return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
+
+
+def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
+    """Write what the run was made of into its folder: `config.yaml`, `splits/` and, if any, `bad_files.csv`."""
+    folder = Path(config.training.output_dir)
+    config.save(folder)
+    write_split({name: split["song_id"][:] for name, split in songs.items()}, folder / SPLITS_NAME)
+    (folder / BAD_FILES_NAME).unlink(missing_ok=True)
+    if bad:
+        with open(folder / BAD_FILES_NAME, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(BadFile._fields)
+            writer.writerows(bad)

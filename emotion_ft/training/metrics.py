@@ -1,0 +1,87 @@
+"""How well valence and arousal are predicted: RMSE, MAE, R², Pearson's r and CCC, per dimension and mean."""
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+from ..scale import from_unit
+
+DIMENSIONS = ("valence", "arousal")
+METRICS = ("rmse", "mae", "r2", "r", "ccc")
+
+
+def concordance_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Lin's concordance correlation coefficient (1989), in [-1, 1]; 0 for constant predictions.
+
+    2 cov / (var_p + var_r + (mean_p - mean_r)²), with population moments.
+    """
+    covariance = np.mean((predictions - predictions.mean()) * (references - references.mean()))
+    spread = predictions.var() + references.var() + (predictions.mean() - references.mean()) ** 2
+    return float(2 * covariance / spread) if spread > 0 else 0.0
+
+
+def pearson_r(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Pearson's correlation, in [-1, 1]; 0 where it is undefined because one side is constant."""
+    if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        return 0.0
+    return float(stats.pearsonr(predictions, references).statistic)
+
+
+def score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """All metrics of one prediction per song.
+
+    Args:
+        predictions, references: (songs, 2), valence and arousal on the same scale; at least two songs.
+
+    Returns:
+        `valence_rmse`, ..., `arousal_ccc`, and the means of both dimensions, `mean_rmse`, ..., `mean_ccc`. RMSE and
+        MAE are in units of the scale; R² (scikit-learn's coefficient of determination), r and CCC have none.
+
+    Raises:
+        ValueError: for other shapes, fewer than two songs, or values that are not finite.
+    """
+    predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    if predictions.shape != references.shape or predictions.ndim != 2 or predictions.shape[1] != 2:
+        raise ValueError(f"expected two arrays (songs, 2), got {predictions.shape} and {references.shape}")
+    if len(predictions) < 2:
+        raise ValueError(f"correlations need at least two songs, got {len(predictions)}")
+    if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
+        raise ValueError("predictions and references must be finite, but hold NaN or infinite values")
+    results = {}
+    for column, dimension in enumerate(DIMENSIONS):
+        p, r = predictions[:, column], references[:, column]
+        results[f"{dimension}_rmse"] = float(root_mean_squared_error(r, p))
+        results[f"{dimension}_mae"] = float(mean_absolute_error(r, p))
+        results[f"{dimension}_r2"] = float(r2_score(r, p))
+        results[f"{dimension}_r"] = pearson_r(p, r)
+        results[f"{dimension}_ccc"] = concordance_correlation(p, r)
+    for metric in METRICS:
+        results[f"mean_{metric}"] = float(np.mean([results[f"{dimension}_{metric}"] for dimension in DIMENSIONS]))
+    return results
+
+
+class EmotionMetric(evaluate.Metric):
+    """`score` as an `evaluate.Metric`: `EmotionMetric().compute(predictions=(n, 2), references=(n, 2))`."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        pair = datasets.Sequence(datasets.Value("float64"))
+        return evaluate.MetricInfo(
+            description="Errors and correlations of predicted valence and arousal.",
+            citation="Lin (1989), A concordance correlation coefficient to evaluate reproducibility, Biometrics 45.",
+            inputs_description="predictions, references: (songs, 2), valence and arousal, on one scale.",
+            features=datasets.Features({"predictions": pair, "references": pair}),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        return score(predictions, references)
+
+
+def compute_metrics(prediction) -> dict[str, float]:
+    """For `Trainer`: one averaged prediction a song, in [-1, 1], to metrics on the 1-9 scale."""
+    metric = EmotionMetric()
+    return metric.compute(
+        predictions=from_unit(prediction.predictions.astype(np.float64)),
+        references=from_unit(prediction.label_ids.astype(np.float64)),
+    )

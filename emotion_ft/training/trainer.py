@@ -1,0 +1,131 @@
+"""The Hugging Face Trainer, with two learning rates and checkpoints that restore every weight."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, default_data_collator
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from ..config import TrainingConfig
+from ..data.augment import TrainingTransform
+from .callbacks import EpochCallback, LearningRateProgress, UnfreezeCallback
+from .metrics import compute_metrics
+
+logger = logging.getLogger(__name__)
+
+
+def parameter_groups(
+    model: nn.Module, decay_names: set[str], backbone_lr: float, head_lr: float, weight_decay: float
+) -> list[dict]:
+    """Backbone and head, with and without weight decay: four groups that hold every parameter, frozen or not.
+
+    Args:
+        model: with its pretrained part under `backbone`.
+        decay_names: parameters that weight decay applies to.
+        backbone_lr, head_lr: peak learning rates.
+        weight_decay: of the decayed groups.
+
+    Raises:
+        ValueError: when a group is empty, so that a renamed module cannot silently change which rate it trains at.
+    """
+    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    groups = {}
+    for part, lr in (("backbone", backbone_lr), ("head", head_lr)):
+        for decayed in (True, False):
+            groups[f"{part}{'' if decayed else '_no'}_decay"] = {
+                "params": [
+                    parameter
+                    for name, parameter in model.named_parameters()
+                    if (id(parameter) in backbone) == (part == "backbone") and (name in decay_names) == decayed
+                ],
+                "lr": lr,
+                "weight_decay": weight_decay if decayed else 0.0,
+            }
+    for name, group in groups.items():
+        if not group["params"]:
+            raise ValueError(f"no parameter of {type(model).__name__} belongs to the optimizer group '{name}'.")
+    return [{"name": name, **group} for name, group in groups.items()]
+
+
+class EmotionTrainer(Trainer):
+    """`Trainer` for `ASTForEmotionRegression` and its like.
+
+    One override a concern: `create_optimizer` gives backbone and head their own learning rates,
+    `_load_from_checkpoint` and `_load_best_model` restore the encoder, `log` shows both rates. Freezing, epochs of the
+    training transform, early stopping and metrics on the 1-9 scale come along.
+
+    Args:
+        model: an `ASTForEmotionRegression`, or a model with `backbone`, `freeze_backbone` and `unfreeze_backbone`.
+        args: a `TrainingConfig`.
+        **kwargs: as for `Trainer`; `train_dataset` and `eval_dataset` come from `emotion_ft.data.augment`.
+    """
+
+    def __init__(self, model: nn.Module, args: TrainingConfig, callbacks: list | None = None, **kwargs):
+        if not isinstance(args, TrainingConfig):
+            raise TypeError(f"args must be an emotion_ft.TrainingConfig, got {type(args).__name__}.")
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        ours = [UnfreezeCallback(args.unfreeze_at)]
+        if args.early_stopping_patience and args.eval_strategy != "no":
+            ours.append(EarlyStoppingCallback(args.early_stopping_patience))
+        transform = _transform(kwargs.get("train_dataset"))
+        if isinstance(transform, TrainingTransform):
+            ours.append(EpochCallback(transform))
+        kwargs.setdefault("compute_metrics", compute_metrics)
+        # With a feature extractor at hand, Trainer's own choice would pad windows, which are all of one length.
+        kwargs.setdefault("data_collator", default_data_collator)
+        super().__init__(model=model, args=args, callbacks=[*ours, *(callbacks or [])], **kwargs)
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(LearningRateProgress)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            cls, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model,
+                set(self.get_decay_parameter_names(model)),
+                self.args.backbone_learning_rate,
+                self.args.head_learning_rate,
+                self.args.weight_decay,
+            )
+            self.optimizer = cls(groups, **settings)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if logs.pop("learning_rate", None) is not None:
+            # After the scheduler's step: the rates of the coming update.
+            rates = {group["name"].split("_")[0]: group["lr"] for group in self.optimizer.param_groups}
+            logs |= {f"{part}_lr": float(rate) for part, rate in rates.items()}
+        super().log(logs, *args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._restore(model or self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            logger.info("Best checkpoint: %s", self.state.best_model_checkpoint)
+            self._restore(self.model, self.state.best_model_checkpoint)
+
+    def _restore(self, model: nn.Module, folder: str) -> None:
+        # Stock Trainer hands the file's tensors to load_state_dict(strict=False). transformers stores AST's encoder
+        # under older names, so that would leave it as it is; from_pretrained converts them.
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        source = type(model).from_pretrained(folder, dtype=torch.float32)
+        model.load_state_dict(source.state_dict(), strict=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle; the same settings stand in config.yaml.
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+
+def _transform(dataset):
+    return getattr(dataset, "format", {}).get("format_kwargs", {}).get("transform")

@@ -1,0 +1,70 @@
+"""Measure a trained model on annotated songs.
+
+    python recipes/evaluate.py --model DIR --data_root DIR [--songs test] [--output results.json]
+
+With the split that is saved beside the model, `--songs test` are the songs that it has never seen. The labels are
+treated as in training unless --labels says otherwise; both are named above the table.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.pop(0)  # this folder: else `import evaluate` would find this very file instead of the library
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a trained model, with its config.yaml")
+    parser.add_argument("--data_root", required=True, help="folder with the songs and their annotations")
+    parser.add_argument("--songs", choices=["test", "validation", "train"], default="test", help="default: test")
+    parser.add_argument("--labels", choices=["repaired", "distributed"], help="default: as the model was trained")
+    parser.add_argument("--split", help="another folder of id lists than the model's own")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes that compute log-mels (default: 1)")
+    parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
+    parser.add_argument("--output", help="also write the numbers to this JSON file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    import json
+    import logging
+
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from emotion_ft.config import CONFIG_NAME, parse_config
+    from emotion_ft.inference import predict_songs
+    from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+    from emotion_ft.training import baselines, experiment, report
+    from emotion_ft.training.metrics import score
+
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    disable_progress_bar()
+    model_dir = Path(arguments.model)
+    config = parse_config([str(model_dir / CONFIG_NAME), "--data_root", arguments.data_root, "--rendered_songs", "0"])
+    config.data.labels = arguments.labels or config.data.labels
+    config.data.num_proc = arguments.num_proc
+
+    extractor = ASTEmotionFeatureExtractor.from_pretrained(model_dir)
+    model = ASTForEmotionRegression.from_pretrained(model_dir)
+    model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
+    songs = experiment.load_collection(config.data, config.training.seed, split)
+    songs, _ = experiment.store_features(songs, extractor, config.data)
+    songs = songs[arguments.songs]
+
+    scores = score(predict_songs(model, extractor, songs, arguments.batch_size), baselines.labels_of(songs))
+    print(f"\n{songs.info.description}\n{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n")
+    print(report.format_table({"model": scores}))
+    if arguments.output:
+        results = {"protocol": songs.info.description, "songs": len(songs), **scores}
+        Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"evaluate: {error}")

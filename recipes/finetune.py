@@ -1,0 +1,89 @@
+"""Fine-tune an Audio Spectrogram Transformer to predict valence and arousal.
+
+    accelerate launch recipes/finetune.py recipes/configs/deam.yaml --data_root DEAM [--flag value ...]
+
+Leaves in output_dir: the model with its feature extractor, config.yaml, the split, all_results.json, predictions.csv
+and plots. Test songs are used once, at the very end.
+"""
+
+import logging
+import sys
+
+sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+
+from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from emotion_ft.config import ConfigError, parse_config
+from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
+from emotion_ft.scale import from_unit
+from emotion_ft.training import baselines, experiment, report
+from emotion_ft.training.metrics import score
+from emotion_ft.training.trainer import EmotionTrainer
+
+
+def main() -> None:
+    config = parse_config(sys.argv[1:], description=__doc__)
+    training = config.training
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
+    logging.captureWarnings(True)
+    disable_progress_bar()  # of single files written and read; training keeps its own
+    checkpoint = experiment.prepare_output_dir(training)
+    set_seed(training.seed)
+
+    extractor = experiment.build_extractor(config)
+    songs = experiment.load_collection(config.data, training.seed)
+    songs, bad_files = experiment.store_features(songs, extractor, config.data)
+    protocol = songs["test"].info.description
+    model = experiment.build_model(config, extractor)
+    trainer = EmotionTrainer(
+        model=model,
+        args=training,
+        train_dataset=with_transform(songs["train"], TrainingTransform(extractor, config.spec_augment, training.seed)),
+        eval_dataset=with_transform(songs["validation"], EvaluationTransform(extractor)),
+        processing_class=extractor,
+    )
+    if trainer.is_world_process_zero():
+        experiment.save_inputs(config, songs, bad_files)
+
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    output = trainer.predict(with_transform(songs["test"], EvaluationTransform(extractor)), metric_key_prefix="test")
+    if not trainer.is_world_process_zero():
+        return
+
+    labels, predictions = baselines.labels_of(songs["test"]), from_unit(output.predictions)
+    scores = {
+        "model": score(predictions, labels),
+        "mean": score(baselines.mean_baseline(songs["train"], songs["test"]), labels),
+        "ridge": score(baselines.ridge_baseline(songs["train"], songs["test"], extractor.num_mel_bins), labels),
+    }
+    folder = training.output_dir
+    report.write_predictions(folder, songs["test"]["song_id"][:], labels, predictions)
+    report.plot_learning_curve(folder, trainer.state.log_history, training.unfreeze_at * training.num_train_epochs)
+    report.plot_valence_arousal(folder, labels, predictions, scores["model"], protocol)
+    results = {
+        "protocol": protocol,
+        **{f"{name}_songs": len(split) for name, split in songs.items()},
+        "bad_files": len(bad_files),
+        "epochs": trainer.state.epoch,
+        "train_runtime": outcome.metrics["train_runtime"],
+        "train_loss": outcome.training_loss,
+        "validation_mean_ccc": trainer.state.best_metric,
+    }
+    for name, row in scores.items():
+        prefix = "test" if name == "model" else f"baseline_{name}"
+        results |= {f"{prefix}_{key}": value for key, value in row.items()}
+    report.write_results(folder, results)
+    print(f"\n{protocol}\n{len(labels)} held-out songs, valence (V) and arousal (A), RMSE and MAE on the 1-9 scale\n")
+    print(report.format_table(scores))
+    print(f"\nModel, numbers and plots: {folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ConfigError, experiment.OutputDirError) as error:
+        sys.exit(f"finetune: {error}")
+    except KeyboardInterrupt:
+        sys.exit("finetune: interrupted; go on with --resume_from_checkpoint")

@@ -1,0 +1,69 @@
+"""Predict how audio files feel: valence and arousal on 1-9, and over time with --curve.
+
+    python recipes/predict.py --model DIR FILE... [--output out.csv|out.json|out.jsonl] [--curve]
+
+Any file that libsndfile opens will do (MP3, WAV, FLAC, Ogg, Opus, AIFF), of any length, rate and number of channels.
+Each file is handled by itself; the exit status is 1 if any of them failed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
+    parser.add_argument("--model", required=True, help="model folder or Hub id")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit of a model on the Hub")
+    parser.add_argument("--output", help="also write the predictions to this .csv, .json or .jsonl file")
+    parser.add_argument("--curve", action="store_true", help="predict over time too, in overlapping windows")
+    parser.add_argument("--step", type=float, default=0.5, help="seconds from one window to the next (default: 0.5)")
+    parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
+    arguments = parser.parse_args()
+    if arguments.output and Path(arguments.output).suffix not in (".csv", ".json", ".jsonl"):
+        parser.error(f"--output must end in .csv, .json or .jsonl, got '{arguments.output}'")
+    if arguments.step <= 0 or arguments.batch_size < 1:
+        parser.error("--step and --batch_size must be positive")
+    return arguments
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    import torch
+    from tqdm.auto import tqdm
+    from transformers.utils.logging import disable_progress_bar
+
+    from emotion_ft.data.audio import AudioError
+    from emotion_ft.inference import predict_file, write_predictions
+    from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+
+    disable_progress_bar()
+    try:
+        extractor = ASTEmotionFeatureExtractor.from_pretrained(arguments.model, revision=arguments.revision)
+        model = ASTForEmotionRegression.from_pretrained(arguments.model, revision=arguments.revision)
+    except OSError as error:
+        sys.exit(f"predict: no model in '{arguments.model}': {error}")
+    model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+
+    predictions, failures = {}, {}
+    for path in tqdm(arguments.files, unit="file", disable=len(arguments.files) == 1):
+        try:
+            step = arguments.step if arguments.curve else None
+            predictions[path] = predict_file(model, extractor, path, step, arguments.batch_size)
+        except AudioError as error:
+            failures[path] = str(error)
+    for path, prediction in predictions.items():
+        print(f"{path}: valence {prediction.valence:.2f}, arousal {prediction.arousal:.2f}")
+        if arguments.curve and not arguments.output:
+            for time, valence, arousal in zip(*prediction.curve, strict=True):
+                print(f"  {time:7.2f} s  valence {valence:.2f}  arousal {arousal:.2f}")
+    for path, reason in failures.items():
+        print(f"{path}: {reason}", file=sys.stderr)
+    if arguments.output:
+        write_predictions(arguments.output, predictions, failures)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

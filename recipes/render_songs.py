@@ -1,0 +1,35 @@
+"""Render songs whose sound follows known valence and arousal, in DEAM's folder layout.
+
+    python recipes/render_songs.py songs --songs 300 --seconds 20
+    python recipes/render_songs.py deam_rendered --labels path/to/DEAM_Annotations
+"""
+
+import argparse
+import time
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="folder to render into")
+    parser.add_argument("--songs", type=int, default=300, help="how many (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=45.0, help="length of a song (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="of labels and sound (default: %(default)s)")
+    parser.add_argument("--labels", metavar="DIR", help="render the songs annotated in this folder, e.g. DEAM's")
+    parser.add_argument("--num_proc", type=int, default=1, help="worker processes (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="render finished songs anew")
+    args = parser.parse_args(argv)
+
+    from emotion_ft.data.toy import AUDIO, render_deam
+
+    begin = time.perf_counter()
+    root = render_deam(
+        args.output, args.songs, args.seconds, args.seed, args.labels, num_proc=args.num_proc, overwrite=args.overwrite
+    )
+    rendered = [path for path in (root / AUDIO).glob("*.mp3") if path.stat().st_mtime >= started]
+    print(f"{root}")
+
+
+if __name__ == "__main__":
+    main()

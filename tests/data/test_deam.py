@@ -1,0 +1,224 @@
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Audio
+
+from emotion_ft.data.annotations import AnnotationError, read_static
+from emotion_ft.data.deam import load_deam, load_songs
+from emotion_ft.data.splits import SPLIT_NAMES, SplitError, write_split
+
+DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
+real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
+
+SONG_IDS = [*range(2, 32), *range(1501, 1511), 2001, 2002]
+EXCHANGED = range(2, 32)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """42 songs in DEAM's layout, valence and arousal exchanged up to id 31, with empty files for audio."""
+    rng = np.random.default_rng(0)
+    static = ["song_id, valence_mean, valence_std, arousal_mean, arousal_std"]
+    curves = {
+        "valence": ["song_id,sample_15000ms,sample_15500ms"],
+        "arousal": ["song_id,sample_15000ms,sample_15500ms"],
+    }
+    audio = tmp_path / "DEAM_audio" / "MEMD_audio"
+    audio.mkdir(parents=True)
+    for song_id in SONG_IDS:
+        valence, arousal = rng.uniform(-0.9, 0.9, 2)
+        given = (arousal, 1, valence, 2) if song_id in EXCHANGED else (valence, 2, arousal, 1)
+        static.append(f"{song_id},{given[0] * 4 + 5},{given[1]},{given[2] * 4 + 5},{given[3]}")
+        curves["valence"].append(f"{song_id},{valence},{valence}")
+        curves["arousal"].append(f"{song_id},{arousal},{arousal}")
+        (audio / f"{song_id}.mp3").touch()
+    artists = [f"{song_id},x,Artist {song_id % 10}" for song_id in EXCHANGED]
+    for name, lines in {
+        "static_annotations_averaged_songs_1_2000": static,
+        **curves,
+        "metadata_2013": ["song_id,file_name,Artist", *artists],
+    }.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+class TestLoadSongs:
+    def test_rows(self, root, caplog):
+        songs = load_songs(root)
+        assert songs["song_id"][:] == SONG_IDS
+        assert songs.features["audio"] == Audio(decode=False)
+        row = songs[0]
+        assert row["audio"] == {"bytes": None, "path": str(root / "DEAM_audio" / "MEMD_audio" / "2.mp3")}
+        assert row["artist"] == "Artist 2" and songs[-1]["artist"] is None
+        assert row["curve_start"] == 15 and len(row["curve_valence"]) == len(row["curve_arousal"]) == 2
+        for name in ("valence", "arousal", "valence_std", "arousal_std", "curve_start"):
+            assert songs.features[name].dtype == "float32"
+        for name in ("curve_valence", "curve_arousal"):
+            assert songs.features[name].feature.dtype == "float32"
+        assert not warnings(caplog)
+
+    def test_labels_repaired_and_distributed(self, root):
+        songs = load_songs(root)
+        assert songs["valence"] == pytest.approx([curve[0] * 4 + 5 for curve in songs["curve_valence"]], abs=1e-5)
+        assert songs["arousal"] == pytest.approx([curve[0] * 4 + 5 for curve in songs["curve_arousal"]], abs=1e-5)
+        assert set(songs["valence_std"]) == {2} and set(songs["arousal_std"]) == {1}
+        assert songs.info.description == (
+            "DEAM; labels repaired (valence and arousal exchanged back in 30 rows with ids ≤ 1000)"
+        )
+        distributed = load_songs(root, labels="distributed")
+        assert distributed["valence"][:30] == songs["arousal"][:30]
+        assert distributed["valence"][30:] == songs["valence"][30:]
+        assert distributed["valence_std"][:31] == [1] * 30 + [2]
+        assert distributed.info.description == "DEAM; labels as distributed"
+        with pytest.raises(ValueError, match="'repaired' or 'distributed', got 'fixed'"):
+            load_songs(root, labels="fixed")
+
+    def test_nothing_to_repair(self, root):
+        (root / "valence.csv").rename(root / "other.csv")
+        (root / "arousal.csv").rename(root / "valence.csv")
+        (root / "other.csv").rename(root / "arousal.csv")
+        songs = load_songs(root)
+        assert "exchanged back in 0 rows" in songs.info.description
+        assert songs["valence"][:] == load_songs(root, labels="distributed")["valence"][:]
+
+    def test_without_dynamic_annotations(self, root):
+        (root / "valence.csv").unlink()
+        (root / "arousal.csv").unlink()
+        row = load_songs(root, labels="distributed")[0]
+        assert row["curve_start"] is None and row["curve_valence"] is None and row["curve_arousal"] is None
+
+    def test_any_depth_suffix_and_case(self, root):
+        folder = root / "DEAM_audio" / "MEMD_audio"
+        (folder / "3.mp3").rename(root / "3.WAV")
+        (folder / "4.mp3").rename(folder / "4.flac")
+        (folder / "notes.wav").touch()
+        (folder / "._5.mp3").touch()
+        songs = load_songs(root)
+        assert songs["song_id"][:] == SONG_IDS
+        assert songs[1]["audio"]["path"] == str(root / "3.WAV")
+
+    def test_relative_root_gives_absolute_paths(self, root, monkeypatch):
+        monkeypatch.chdir(root.parent)
+        assert load_songs(root.name)[0]["audio"]["path"].startswith(str(root))
+
+    def test_left_out_on_either_side_is_counted_and_listed(self, root, caplog):
+        folder = root / "DEAM_audio" / "MEMD_audio"
+        for song_id in range(2, 14):
+            (folder / f"{song_id}.mp3").unlink()
+        (folder / "777.ogg").touch()
+        songs = load_songs(root)
+        assert songs["song_id"][:] == SONG_IDS[12:]
+        assert "exchanged back in 18 rows" in songs.info.description
+        assert warnings(caplog) == [
+            "left out: 12 annotated songs have no audio: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...",
+            "left out: 1 audio files have no static annotations: 777",
+        ]
+
+    def test_two_audio_files_of_one_song(self, root):
+        first, second = root / "DEAM_audio" / "MEMD_audio" / "7.mp3", root / "zz" / "007.wav"
+        second.parent.mkdir()
+        second.touch()
+        with pytest.raises(AnnotationError, match="two audio files for song 7") as error:
+            load_songs(root)
+        assert str(first) in str(error.value) and str(second) in str(error.value)
+
+    def test_no_audio(self, root):
+        for path in root.glob("DEAM_audio/MEMD_audio/*.mp3"):
+            path.rename(path.with_suffix(".m4a"))
+        with pytest.raises(AnnotationError, match="no audio for any of 42 annotated songs") as error:
+            load_songs(root)
+        assert str(root) in str(error.value) and "2.mp3" in str(error.value) and ".flac" in str(error.value)
+
+    def test_missing_and_empty_root(self, tmp_path):
+        with pytest.raises(AnnotationError, match="nowhere is not a folder"):
+            load_songs(tmp_path / "nowhere")
+        with pytest.raises(AnnotationError, match="holds no files"):
+            load_songs(tmp_path)
+
+
+class TestLoadDeam:
+    def test_random_grouped_by_artist(self, root):
+        splits = load_deam(root)
+        assert tuple(splits) == SPLIT_NAMES
+        song_ids = [key for split in splits.values() for key in split["song_id"]]
+        assert sorted(song_ids) == SONG_IDS
+        artists = [set(filter(None, split["artist"])) for split in splits.values()]
+        assert sum(map(len, artists)) == len(set.union(*artists)) == 10
+        for split in splits.values():
+            assert split.info.description == (
+                "DEAM; labels repaired (valence and arousal exchanged back in 30 rows with ids ≤ 1000); "
+                "split random, 0.1 validation, 0.2 test, grouped by artist (known for 30 of 42 songs), seed 42"
+            )
+
+    def test_rows_keep_their_song(self, root):
+        songs = {row["song_id"]: row for row in load_songs(root)}
+        for split in load_deam(root).values():
+            assert all(row == songs[row["song_id"]] for row in split)
+
+    def test_seed_and_fingerprint(self, root):
+        first, again, other = load_deam(root), load_deam(root), load_deam(root, seed=1)
+        for name in SPLIT_NAMES:
+            assert first[name]["song_id"][:] == again[name]["song_id"][:]
+            assert first[name]._fingerprint == again[name]._fingerprint
+        assert first["train"]["song_id"][:] != other["train"]["song_id"][:]
+
+    def test_not_grouped_names_the_leak(self, root):
+        splits = load_deam(root, group_by_artist=False)
+        train = set(filter(None, splits["train"]["artist"]))
+        leaks = sum(artist in train for name in ("validation", "test") for artist in splits[name]["artist"])
+        assert leaks > 0
+        assert splits["test"].info.description.endswith(
+            f"not grouped by artist, seed 42; {leaks} validation and test songs share an artist with train"
+        )
+        assert {name: len(split) for name, split in splits.items()} == {"train": 30, "validation": 4, "test": 8}
+
+    def test_full_songs(self, root):
+        splits = load_deam(root, split="full_songs")
+        assert splits["test"]["song_id"][:] == [2001, 2002]
+        assert "full_songs (test on the full songs, as MediaEval 2015)" in splits["test"].info.description
+
+    def test_id_lists(self, root, tmp_path):
+        write_split({"train": [2, 3], "validation": [13], "test": [22, 1501]}, tmp_path / "mine")
+        splits = load_deam(root, split=tmp_path / "mine", labels="distributed")
+        assert [splits[name]["song_id"][:] for name in SPLIT_NAMES] == [[2, 3], [13], [22, 1501]]
+        assert splits["train"].info.description == (
+            "DEAM; labels as distributed; split by the id lists in mine; "
+            "2 validation and test songs share an artist with train"
+        )
+
+    def test_unknown_split(self, root):
+        with pytest.raises(SplitError, match="split 'ramdom' is neither 'random', 'full_songs' nor a folder"):
+            load_deam(root, split="ramdom")
+
+    def test_needs_neither_torchcodec_nor_the_network(self, root):
+        code = (
+            "import socket, sys\n"
+            "def refuse(*args): raise AssertionError('the network was used')\n"
+            "socket.socket.connect = refuse\n"
+            "from emotion_ft.data.deam import load_deam\n"
+            "load_deam(sys.argv[1])['train'][0]\n"
+            "assert not {'torchcodec', 'torch'} & sys.modules.keys()\n"
+        )
+        subprocess.run([sys.executable, "-c", code, str(root)], check=True, cwd=Path(__file__).parents[2])
+
+    @real
+    def test_deam(self, tmp_path):
+        (tmp_path / "annotations").symlink_to(DEAM)
+        (tmp_path / "audio").mkdir()
+        for song_id in read_static(DEAM).index:
+            (tmp_path / "audio" / f"{song_id}.mp3").touch()
+        start = time.perf_counter()
+        splits = load_deam(tmp_path, split=DEAM / "splits" / "music2emo")
+        assert time.perf_counter() - start < 5
+        assert [len(splits[name]) for name in SPLIT_NAMES] == [1261, 271, 270]
+        assert "exchanged back in 744 rows" in splits["test"].info.description
+        assert "share an artist with train" in splits["test"].info.description
