@@ -298,6 +298,8 @@ def _yaml_defaults(parser: _Parser, path: Path) -> dict[str, Any]:
             if isinstance(value, list) and not value:
                 defaults[key] = value
                 continue
+            if isinstance(value, list) and "list" not in str(types[key]):
+                raise ConfigError(f"{path}: key '{section}.{key}' got {value!r}: expected one value, not a list")
             try:
                 defaults[key] = getattr(parser.parse_args(_as_flags(key, value)), key)
             except ConfigError as error:

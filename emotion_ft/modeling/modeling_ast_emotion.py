@@ -87,6 +87,11 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
         self.audio_spectrogram_transformer = ASTModel(config)
         self.head = EmotionHead(config)
         self.post_init()
+        # transformers starts these from zero; LayerNorm then divides by the root of its epsilon and the first
+        # gradients are a million times too large. Pretrained weights replace them.
+        embeddings = self.backbone.embeddings
+        for parameter in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
+            init.trunc_normal_(parameter, std=config.initializer_range)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -101,6 +101,15 @@ class EmotionTrainer(Trainer):
             logs |= {f"{part}_lr": float(rate) for part, rate in rates.items()}
         super().log(logs, *args, **kwargs)
 
+    def evaluation_loop(self, *args, **kwargs):
+        # A data loader draws a seed from the global generator. Put back, evaluations leave no trace in the training,
+        # and a run killed between a checkpoint and the evaluation after it resumes to the same weights.
+        state = torch.get_rng_state()
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            torch.set_rng_state(state)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -1,0 +1,331 @@
+"""The Trainer on a tiny AST: every test here fails with the stock Trainer, or without one of our overrides."""
+
+from copy import deepcopy
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+from emotion_ft.config import SpecAugmentConfig, TrainingConfig
+from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
+from emotion_ft.modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from emotion_ft.training.trainer import EmotionTrainer, parameter_groups
+
+SONGS, FRAMES = 24, 160
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return ASTEmotionFeatureExtractor(max_length=64, num_mel_bins=32, num_windows=3)
+
+
+@pytest.fixture(scope="module")
+def songs():
+    """Noise whose band profile follows the labels: learnable in a few steps."""
+    rng = np.random.default_rng(0)
+    labels = rng.uniform(2, 8, size=(SONGS, 2)).astype(np.float32)
+    profile = rng.normal(size=(2, 32))
+    log_mels = rng.normal(size=(SONGS, FRAMES, 32)) + 0.5 * ((labels - 5) @ profile)[:, None]
+    return Dataset(
+        pa.table(
+            {
+                "song_id": np.arange(SONGS),
+                "log_mel": [x.astype(np.float16).tobytes() for x in log_mels],
+                "valence": labels[:, 0],
+                "arousal": labels[:, 1],
+            }
+        )
+    )
+
+
+def tiny_model(seed=0, **settings):
+    set_seed(seed)
+    return ASTForEmotionRegression(
+        ASTEmotionConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            num_mel_bins=32,
+            max_length=64,
+            time_stride=16,
+            frequency_stride=16,
+            **settings,
+        )
+    )
+
+
+def arguments(folder, **changes):
+    settings = {
+        "output_dir": str(folder),
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "backbone_learning_rate": 1e-3,
+        "head_learning_rate": 3e-3,
+        "precision": "fp32",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "early_stopping_patience": 0,
+    }
+    return TrainingConfig(**(settings | changes))
+
+
+@pytest.fixture
+def trainer(songs, extractor, tmp_path):
+    def make(model=None, callbacks=None, workers=0, **changes):
+        args = arguments(tmp_path, dataloader_num_workers=workers, **changes)
+        return EmotionTrainer(
+            model=tiny_model() if model is None else model,
+            args=args,
+            train_dataset=with_transform(songs, TrainingTransform(extractor, SpecAugmentConfig(), args.seed)),
+            eval_dataset=with_transform(songs.select(range(8)), EvaluationTransform(extractor)),
+            processing_class=extractor,
+            callbacks=callbacks,
+        )
+
+    return make
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(TrainerCallback):
+    """Die right after the checkpoint of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= state.global_step == self.step
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+def assert_same_weights(a, b):
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        assert torch.equal(x, y), f"{name} differs by up to {(x - y).abs().max()}"
+
+
+def largest_change(a, b, part):
+    pairs = zip(getattr(a, part).parameters(), getattr(b, part).parameters(), strict=True)
+    return max((x - y).abs().max().item() for x, y in pairs)
+
+
+class TestOptimizer:
+    def test_four_groups_hold_every_parameter_even_frozen_ones(self, trainer):
+        model = tiny_model()
+        model.freeze_backbone()
+        groups = trainer(model).create_optimizer().param_groups
+        assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
+            ("backbone_decay", 1e-3, 1e-4),
+            ("backbone_no_decay", 1e-3, 0.0),
+            ("head_decay", 3e-3, 1e-4),
+            ("head_no_decay", 3e-3, 0.0),
+        ]
+        held = [id(p) for g in groups for p in g["params"]]
+        assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+    def test_biases_and_norms_do_not_decay(self, trainer):
+        model = tiny_model()
+        groups = {g["name"]: g["params"] for g in trainer(model).create_optimizer().param_groups}
+        names = {id(p): name for name, p in model.named_parameters()}
+        free = {names[id(p)] for group in ("backbone_no_decay", "head_no_decay") for p in groups[group]}
+        assert free == {name for name in names.values() if name.endswith("bias") or "layernorm" in name}
+
+    def test_empty_group_raises(self):
+        model = tiny_model()
+        everything = {name for name, _ in model.named_parameters()}
+        with pytest.raises(ValueError, match="backbone_no_decay"):
+            parameter_groups(model, everything, 1e-5, 1e-4, 1e-4)
+
+    def test_training_arguments_without_ours_are_refused(self, tmp_path):
+        with pytest.raises(TypeError, match="TrainingConfig"):
+            EmotionTrainer(model=tiny_model(), args=TrainingArguments(output_dir=str(tmp_path)))
+
+
+class TestUnfreezing:
+    def test_backbone_moves_only_after_its_time(self, trainer, tmp_path):
+        run = trainer(unfreeze_at=0.5, save_strategy="steps", save_steps=1, save_total_limit=None,
+                      load_best_model_at_end=False, max_steps=12)  # fmt: skip
+        start = deepcopy(run.model)
+        run.train()
+        at = {step: ASTForEmotionRegression.from_pretrained(tmp_path / f"checkpoint-{step}") for step in (6, 7)}
+        assert largest_change(start, at[6], "backbone") == 0 and largest_change(start, at[6], "head") > 0
+        assert largest_change(start, at[7], "backbone") > 0
+
+    def test_stock_optimizer_would_never_train_it(self, songs, extractor, tmp_path):
+        model = tiny_model()
+        model.freeze_backbone()
+        held = Trainer(model=model, args=TrainingArguments(str(tmp_path), use_cpu=True)).create_optimizer()
+        assert sum(len(g["params"]) for g in held.param_groups) == len(list(model.head.parameters()))
+
+    def test_never_and_always(self, trainer):
+        for unfreeze_at, moved in ((1.0, False), (0.0, True)):
+            run = trainer(unfreeze_at=unfreeze_at, max_steps=3, eval_strategy="no", save_strategy="no",
+                          load_best_model_at_end=False)  # fmt: skip
+            start = deepcopy(run.model)
+            run.train()
+            assert (largest_change(start, run.model, "backbone") > 0) is moved
+
+    def test_model_is_left_trainable(self, trainer):
+        run = trainer(unfreeze_at=1.0, max_steps=1, eval_strategy="no", save_strategy="no",
+                      load_best_model_at_end=False)  # fmt: skip
+        run.train()
+        assert all(p.requires_grad for p in run.model.parameters())
+
+
+class TestLearningRates:
+    def test_warm_up_then_cosine_with_their_ratio_kept(self, trainer):
+        run = trainer(warmup_steps=0.25, max_steps=24, eval_strategy="no", save_strategy="no",
+                      load_best_model_at_end=False)  # fmt: skip
+        run.train()
+        logs = [entry for entry in run.state.log_history if "head_lr" in entry]
+        assert "learning_rate" not in logs[0] and len(logs) == 24
+        for entry in logs:
+            step = entry["step"]
+            factor = step / 6 if step < 6 else 0.5 * (1 + np.cos(np.pi * (step - 6) / 18))
+            assert entry["head_lr"] == pytest.approx(3e-3 * factor, abs=1e-9)
+            assert entry["backbone_lr"] == pytest.approx(1e-3 * factor, abs=1e-9)
+
+    def test_gradients_are_clipped(self, trainer):
+        norms = []
+
+        class Norms(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+                gradients = [p.grad for p in model.parameters() if p.grad is not None]
+                norms.append(torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients])).item())
+
+        run = trainer(callbacks=[Norms()], max_grad_norm=0.01, max_steps=4, eval_strategy="no", save_strategy="no",
+                      load_best_model_at_end=False)  # fmt: skip
+        run.train()
+        assert len(norms) == 4 and max(norms) == pytest.approx(0.01, rel=1e-3)
+
+
+class TestAccumulation:
+    def test_four_times_two_equals_one_times_eight(self, trainer, songs, extractor):
+        results = []
+        for batch, accumulate in ((2, 4), (8, 1)):
+            # Plain SGD would show a loss that is four times too large; so does Adam through the clipping.
+            run = trainer(tiny_model(head_dropout=0.0), per_device_train_batch_size=batch, optim="sgd",
+                          gradient_accumulation_steps=accumulate, max_steps=3, eval_strategy="no",
+                          save_strategy="no", load_best_model_at_end=False, max_grad_norm=0.0)  # fmt: skip
+            run.train()
+            losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+            results.append((run.model, losses))
+        (accumulated, losses), (whole, expected) = results
+        assert losses == pytest.approx(expected, rel=1e-5)
+        for x, y in zip(accumulated.parameters(), whole.parameters(), strict=True):
+            torch.testing.assert_close(x, y, atol=1e-6, rtol=1e-5)
+
+
+class TestCheckpoints:
+    def test_loading_a_checkpoint_restores_the_encoder(self, trainer, tmp_path):
+        saved, fresh = tiny_model(seed=1), tiny_model(seed=2)
+        saved.save_pretrained(tmp_path / "checkpoint-1")
+        trainer(fresh)._load_from_checkpoint(str(tmp_path / "checkpoint-1"))
+        assert_same_weights(fresh, saved)
+
+    def test_stock_trainer_does_not(self, trainer, tmp_path):
+        saved, fresh = tiny_model(seed=1), tiny_model(seed=2)
+        saved.save_pretrained(tmp_path / "checkpoint-1")
+        Trainer._load_from_checkpoint(trainer(fresh), str(tmp_path / "checkpoint-1"))
+        assert largest_change(fresh, saved, "backbone") > 0, "cured upstream: our override can go"
+
+    def test_best_model_is_restored_whole(self, trainer, tmp_path):
+        run = trainer(num_train_epochs=6, save_total_limit=None, head_learning_rate=0.1, backbone_learning_rate=0.1)
+        run.train()
+        best = run.state.best_model_checkpoint
+        assert best != str(tmp_path / "checkpoint-36"), "the last checkpoint must not be the best for this test"
+        assert_same_weights(run.model, ASTForEmotionRegression.from_pretrained(best))
+        assert run.state.best_metric == max(e["eval_mean_ccc"] for e in run.state.log_history if "eval_loss" in e)
+        assert run.evaluate()["eval_mean_ccc"] == pytest.approx(run.state.best_metric, abs=1e-6)
+
+    @pytest.mark.parametrize(("stop", "workers"), [(3, 0), (6, 0), (8, 0), (8, 2)])
+    def test_resume_ends_with_the_same_weights(self, trainer, tmp_path, stop, workers):
+        """Before, at, and in the middle of an epoch past the unfreezing (6 steps an epoch)."""
+        whole = trainer(unfreeze_at=0.25, output_dir=str(tmp_path / "whole"))
+        whole.train()
+        with pytest.raises(Killed):
+            trainer(unfreeze_at=0.25, callbacks=[KillAt(stop)], workers=workers).train()
+        resumed = trainer(tiny_model(seed=9), unfreeze_at=0.25, workers=workers)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{stop}"))
+        assert resumed.state.global_step == whole.state.global_step == 24
+        assert_same_weights(resumed.model, whole.model)
+
+    def test_no_pickle_of_the_arguments(self, trainer, tmp_path):
+        run = trainer(
+            max_steps=2, eval_strategy="no", save_strategy="steps", save_steps=2, load_best_model_at_end=False
+        )
+        run.train()
+        run.save_model()
+        assert not list(tmp_path.rglob("training_args.bin"))
+        assert (tmp_path / "preprocessor_config.json").is_file()
+
+
+class TestDeterminism:
+    def test_same_seed_same_weights_whatever_the_workers(self, trainer):
+        models = []
+        for workers in (0, 0, 2):
+            run = trainer(workers=workers, max_steps=9)
+            run.train()
+            models.append(run.model)
+        assert_same_weights(models[0], models[1])
+        assert_same_weights(models[0], models[2])
+
+    def test_another_seed_other_weights(self, trainer):
+        models = []
+        for seed in (1, 2):
+            run = trainer(seed=seed, max_steps=3, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+            run.train()
+            models.append(run.model)
+        assert largest_change(*models, "head") > 0
+
+    def test_cudnn_is_deterministic(self, trainer):
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+        trainer()
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+
+    def test_crops_change_with_the_epoch(self, trainer):
+        epochs = []
+
+        class Epochs(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                epochs.append(int(transform._epoch))
+
+        run = trainer(callbacks=[Epochs()], num_train_epochs=3)
+        transform = run.train_dataset.format["format_kwargs"]["transform"]
+        run.train()
+        assert epochs == [0] * 6 + [1] * 6 + [2] * 6
+
+
+class TestLearning:
+    def test_learns_and_reports_on_the_nine_point_scale(self, trainer):
+        run = trainer(num_train_epochs=30, backbone_learning_rate=3e-3)
+        before = run.evaluate()
+        run.train()
+        after = run.evaluate()
+        assert after["eval_mean_ccc"] > 0.6 > before["eval_mean_ccc"]
+        assert after["eval_valence_rmse"] < before["eval_valence_rmse"]
+        assert 0.5 < before["eval_arousal_rmse"] < 3
+
+    def test_early_stopping(self, trainer):
+        run = trainer(
+            num_train_epochs=50, early_stopping_patience=2, head_learning_rate=0.0, backbone_learning_rate=0.0
+        )
+        run.train()
+        assert run.state.epoch == 3
+
+    @pytest.mark.parametrize("precision", ["bf16", "fp32"])
+    def test_precisions(self, trainer, precision):
+        run = trainer(precision=precision, max_steps=2, eval_strategy="no", save_strategy="no",
+                      load_best_model_at_end=False)  # fmt: skip
+        run.train()
+        assert run.accelerator.mixed_precision == {"bf16": "bf16", "fp32": "no"}[precision]
+        assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.model.parameters())
