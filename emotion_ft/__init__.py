@@ -16,7 +16,7 @@ _WHERE = {
     "EmotionTrainer": "training.trainer",
     "TrainingConfig": "config",
     "load_deam": "data.deam",
-    "parse_config": "config",
+    "parse_config": "config_parser",
     "predict_file": "inference",
     "store_log_mels": "data.features",
 }
@@ -24,7 +24,8 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from .config import TrainingConfig, parse_config
+    from .config import TrainingConfig
+    from .config_parser import parse_config
     from .data.deam import load_deam
     from .data.features import store_log_mels
     from .inference import predict_file

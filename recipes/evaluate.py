@@ -34,7 +34,8 @@ def main() -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from emotion_ft.config import CONFIG_NAME, parse_config
+    from emotion_ft.config import CONFIG_NAME
+    from emotion_ft.config_parser import parse_config
     from emotion_ft.inference import predict_songs
     from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
     from emotion_ft.training import baselines, experiment, report

@@ -14,7 +14,8 @@ sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe ins
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from emotion_ft.config import ConfigError, parse_config
+from emotion_ft.config import ConfigError
+from emotion_ft.config_parser import parse_config
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.scale import from_unit
 from emotion_ft.training import baselines, experiment, report

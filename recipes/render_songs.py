@@ -1,7 +1,7 @@
 """Render songs whose sound follows known valence and arousal, in DEAM's folder layout.
 
-    python recipes/render_songs.py songs --songs 300 --seconds 20
-    python recipes/render_songs.py deam_rendered --labels path/to/DEAM_Annotations
+python recipes/render_songs.py songs --songs 300 --seconds 20
+python recipes/render_songs.py deam_rendered --labels path/to/DEAM_Annotations
 """
 
 import argparse
@@ -23,12 +23,14 @@ def main(argv=None):
 
     from emotion_ft.data.toy import AUDIO, render_deam
 
-    begin = time.perf_counter()
+    begin = time.time()
     root = render_deam(
         args.output, args.songs, args.seconds, args.seed, args.labels, num_proc=args.num_proc, overwrite=args.overwrite
     )
-    rendered = [path for path in (root / AUDIO).glob("*.mp3") if path.stat().st_mtime >= started]
-    print(f"{root}")
+    files = [path.stat().st_mtime for path in (root / AUDIO).glob("*.mp3")]
+    new = sum(modified >= begin for modified in files)
+    cost = f", {(time.time() - begin) * args.num_proc / new:.2f} s a song and core" if new else ""
+    print(f"{len(files)} songs ({new} new) of {args.seconds:g} s{cost}, in {root}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
-from emotion_ft.config import SECTIONS, AudioConfig, ConfigError, hardware_precision, parse_config
+from emotion_ft.config import SECTIONS, AudioConfig, ConfigError, hardware_precision
+from emotion_ft.config_parser import parse_config
 
 CONFIGS = Path(__file__).parents[1] / "recipes" / "configs"
 

@@ -1,10 +1,11 @@
 """Songs rendered from their own labels, in DEAM's folder layout, for everybody who cannot download DEAM.
 
-The audio is music-like (chords, melody, bass, drums) and its cues follow valence and arousal over time. Which cue speaks
-for which dimension follows Gabrielsson & Lindström (2010, "The role of structure in the musical expression of emotions")
-and Eerola, Friberg & Bresin (2013, doi:10.3389/fpsyg.2013.00487): arousal raises tempo, density, attack, brightness and
-percussion; valence raises register, consonance, staccato and the major mode. Key, instruments, progressions, loudness,
-stereo, timing, room and noise vary freely, an artist keeps a sound, and labels carry the noise of ten raters.
+The audio is music-like (chords, melody, bass, drums) and its cues follow valence and arousal over time. Which cue
+speaks for which dimension follows Gabrielsson & Lindström (2010, "The role of structure in the musical expression of
+emotions") and Eerola, Friberg & Bresin (2013, doi:10.3389/fpsyg.2013.00487): arousal raises tempo, density, attack,
+brightness and percussion; valence raises register, consonance, staccato and the major mode, and, so that it survives
+the standardised log-mel, trades a low drone for high bells. Key, instruments, progressions, loudness, stereo, timing,
+room and noise vary freely, an artist keeps a sound, and labels carry the noise of ten raters.
 """
 
 import hashlib
@@ -63,18 +64,20 @@ PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 4, 0), (5, 3, 0, 4), (0, 2, 3
 def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1, overwrite=False) -> Path:
     """Render a collection into `root`, in DEAM's folder layout, as 44.1 kHz stereo MP3s, and return `root`.
 
-    songs: how many; their ids ascend from 2 with gaps, as DEAM's do. seconds: length of each. The labels are drawn with
+    songs: how many; their ids ascend from 2 with gaps, as DEAM's do. seconds: length of each, to a tenth. Labels have
     DEAM's means, deviations and correlation; the CSVs hold the means of ten raters who hear the true label with noise.
-    The curves drift around the label and start at 15.0 s; of songs too short for that they hold the last half second.
+    The curves drift around the label and start at 15.0 s; a song shorter than that has one value, at its last half
+    second. Curves never run past the audio.
 
-    labels: a folder with DEAM's own annotation CSVs, at any depth. Then every song in them is rendered (`songs` is not
-    used) from its dynamic curve, or its static mean where it has none, after `repair`; the CSVs are copied byte for
-    byte, their faults included. Songs with ids above 2000 are as long as their curves when `seconds` is at least 45.
+    labels: a folder with DEAM's own annotation CSVs, at any depth. Then every song in them is rendered (`songs` is
+    not used) from its dynamic curve, or its static mean where it has none, after `repair`; the CSVs are copied byte
+    for byte, faults included. With `seconds` of at least 45, songs with ids above 2000 are as long as their curves.
 
     A song depends on (seed, id) and its labels alone, so neither `num_proc` nor `songs` changes its bytes. Finished
-    files are kept, so an interrupted call goes on where it stopped; `overwrite` renders them anew.
+    files are kept, so an interrupted call goes on where it stopped; `overwrite` renders them anew. With `num_proc`
+    above 1, processes are spawned: call it under `if __name__ == "__main__":`.
     Raises `FileExistsError` if `root` holds other music, or songs rendered with other settings and not `overwrite`;
-    `ValueError` for numbers out of range.
+    `ValueError` for numbers out of range; `AnnotationError` for `labels` that cannot be read.
     """
     root = Path(root)
     if not (seconds >= 1 and num_proc >= 1 and seed >= 0):
@@ -226,9 +229,10 @@ def _read(labels, seconds):
 def synthesise(valence, arousal, sound, song):
     """Stereo music whose cues follow two label curves.
 
-    valence, arousal: (control frames,) in [-1, 1], at `CONTROL_RATE`; they set the length. sound, song: NumPy Generators
-    for what an artist keeps (instruments, kit, habits) and for what changes from song to song (key, chords, timing, mix).
-    Returns (samples, 2) float32 at 44.1 kHz, |x| < 1.
+    valence, arousal: (control frames,) in [-1, 1], at `CONTROL_RATE`; they set the length. sound, song: NumPy
+    Generators for what an artist keeps (instruments, kit, habits) and for what changes from song to song (key, chords,
+    timing, mix).
+    Returns (samples, 2), float32 at 44.1 kHz, |x| < 1.
     """
     n = round(len(valence) * RATE / CONTROL_RATE)
     time = np.arange(len(valence)) / CONTROL_RATE
@@ -361,25 +365,28 @@ def _kit(rng):
 
 
 def _mix(bus, cue, time, n, sound, song):
-    """The instruments' tracks as one stereo recording, (samples, 2) float32 at 44.1 kHz, |x| < 1."""
+    """The instruments' tracks as one stereo recording, (samples, 2), float32 at 44.1 kHz, |x| < 1."""
     t = np.arange(n, dtype=np.float32) / RATE
-    u = {c: np.interp(t, time, cue[c]).astype(np.float32) for c in ("brightness", "drive", "rumble")}
+    moving = {
+        "drone": 0.25 * 10 ** (-1.5 * cue["rumble"]),  # 30 dB
+        "highs": 1.5 * 10 ** (-1.3 * (1 - cue["brightness"])),  # 26 dB
+        "drive": 1 + 2 * cue["drive"],
+        "loudness": 10 ** (0.6 * (cue["drive"] - 1)),  # 12 dB
+    }
+    moving = {name: np.interp(t, time, gain).astype(np.float32)[:, None] for name, gain in moving.items()}
     for pitch in song.uniform(24, 34, 3):  # a beating cluster of low drones
-        saw = (t * (440 * 2 ** ((pitch - 57) / 12))) % 1 - 0.5
-        bus["rumble"] += 0.25 * 10 ** (-1.5 * u["rumble"]) * saw
+        bus["rumble"] += (t * (440 * 2 ** ((pitch - 57) / 12))) % 1 - 0.5
+    bus["rumble"] *= moving["drone"][:, 0]
     level = 10 ** (song.normal(0, 1.5, len(bus)) / 20)
     bus = {name: gain * track for (name, track), gain in zip(bus.items(), level, strict=True)}
     low = butter(1, 900, fs=RATE, output="sos")
     tonal = bus["chords"] + bus["lead"] + bus["bass"]
     dark = sosfilt(low, tonal).astype(np.float32)
-    shelf = 10 ** (-1.3 * (1 - u["brightness"])) * 1.5  # the highs, 26 dB quieter to 3.5 dB louder
-    tonal = dark + shelf * (tonal - dark) + sosfilt(low, bus["rumble"]).astype(np.float32)
+    tonal = dark + moving["highs"][:, 0] * (tonal - dark) + sosfilt(low, bus["rumble"]).astype(np.float32)
     pan = song.uniform(-0.5, 0.5, 2)
-    loudness = 10 ** (0.6 * (u["drive"] - 1))  # 12 dB of dynamics
     drums, bells = bus["drums"], bus["bells"]
     dry = [tonal + drums * 0.6 + (1 + side * pan[0]) * bells + side * pan[1] * bus["lead"] for side in (-1, 1)]
-    stereo = np.stack(dry, axis=1)
-    stereo = np.tanh(stereo * (1 + 2 * u["drive"])[:, None]) * loudness[:, None]
+    stereo = np.tanh(np.stack(dry, axis=1) * moving["drive"]) * moving["loudness"]
     room = sound.uniform(0.1, 0.45)
     wet = stereo.copy()
     for delay in song.uniform(0.01, 0.12, 5):  # early reflections
