@@ -6,12 +6,34 @@ The public names are imported on first use, so that `import emotion_ft` and `--h
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from .config import Config, TrainingConfig
+    from .config_parser import parse_config
+    from .data.deam import load_deam
+    from .data.features import store_log_mels
+    from .inference import predict_file
+    from .modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+    from .training.metrics import EmotionMetric
+    from .training.trainer import EmotionTrainer
+
 __version__ = "0.1.0"
 
-_WHERE = {
-    "ASTEmotionConfig": "modeling",
-    "ASTEmotionFeatureExtractor": "modeling",
-    "ASTForEmotionRegression": "modeling",
+__all__ = [
+    "ASTEmotionConfig",
+    "ASTEmotionFeatureExtractor",
+    "ASTForEmotionRegression",
+    "Config",
+    "EmotionMetric",
+    "EmotionTrainer",
+    "TrainingConfig",
+    "load_deam",
+    "parse_config",
+    "predict_file",
+    "store_log_mels",
+]
+
+_MODULES = {
+    "Config": "config",
     "EmotionMetric": "training.metrics",
     "EmotionTrainer": "training.trainer",
     "TrainingConfig": "config",
@@ -21,24 +43,12 @@ _WHERE = {
     "store_log_mels": "data.features",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
-
-if TYPE_CHECKING:
-    from .config import TrainingConfig
-    from .config_parser import parse_config
-    from .data.deam import load_deam
-    from .data.features import store_log_mels
-    from .inference import predict_file
-    from .modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
-    from .training.metrics import EmotionMetric
-    from .training.trainer import EmotionTrainer
-
 
 def __getattr__(name: str):
-    if name not in _WHERE:
-        raise AttributeError(f"module 'emotion_ft' has no attribute '{name}'")
-    return getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f".{_MODULES.get(name, 'modeling')}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return [*__all__, "__version__"]

@@ -9,10 +9,12 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+from .errors import UsageError
+
 CONFIG_NAME = "config.yaml"
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """A configuration that cannot be used: says which key of which file, what came and what was expected."""
 
 

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from .data.audio import read_pieces
 from .data.augment import EvaluationTransform
+from .errors import UsageError
+from .modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from .scale import from_unit
 
 
@@ -31,6 +33,22 @@ class Prediction(NamedTuple):
     valence: float
     arousal: float
     curve: EmotionCurve | None = None
+
+
+def load_model(
+    folder: str | Path, revision: str = "main"
+) -> tuple[ASTForEmotionRegression, ASTEmotionFeatureExtractor]:
+    """A model and its feature extractor, from a folder or the Hub, on the accelerator if there is one.
+
+    Raises:
+        UsageError: when there is no such model, or it is not one of ours.
+    """
+    try:
+        extractor = ASTEmotionFeatureExtractor.from_pretrained(folder, revision=revision)
+        model = ASTForEmotionRegression.from_pretrained(folder, revision=revision)
+    except OSError as error:
+        raise UsageError(f"no model in '{folder}': {error}") from error
+    return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"), extractor
 
 
 @torch.inference_mode()
@@ -74,7 +92,8 @@ def predict_file(
     Raises:
         AudioError: when the file cannot be used; the message says why.
     """
-    pieces = read_pieces(path, extractor.sampling_rate, min_seconds)
+    shortest = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
+    pieces = read_pieces(path, extractor.sampling_rate, shortest)
     log_mel = np.concatenate([part.astype(np.float16) for part in extractor.iter_log_mel(pieces)])
     song = _predict_windows(model, iter(extractor.windows(log_mel)), batch_size).mean(0)
     curve = None

@@ -31,13 +31,11 @@ def main() -> None:
     import json
     import logging
 
-    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config import CONFIG_NAME
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.inference import predict_songs
-    from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+    from emotion_ft.inference import load_model, predict_songs
     from emotion_ft.training import baselines, experiment, report
     from emotion_ft.training.metrics import score
 
@@ -48,9 +46,7 @@ def main() -> None:
     config.data.labels = arguments.labels or config.data.labels
     config.data.num_proc = arguments.num_proc
 
-    extractor = ASTEmotionFeatureExtractor.from_pretrained(model_dir)
-    model = ASTForEmotionRegression.from_pretrained(model_dir)
-    model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    model, extractor = load_model(model_dir)
     split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
     songs = experiment.load_collection(config.data, config.training.seed, split)
     songs, _ = experiment.store_features(songs, extractor, config.data)
@@ -65,7 +61,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from emotion_ft.errors import UsageError
+
     try:
         main()
-    except (ValueError, OSError) as error:
+    except UsageError as error:
         sys.exit(f"evaluate: {error}")

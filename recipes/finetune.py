@@ -14,9 +14,9 @@ sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe ins
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from emotion_ft.config import ConfigError
 from emotion_ft.config_parser import parse_config
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
+from emotion_ft.errors import UsageError
 from emotion_ft.scale import from_unit
 from emotion_ft.training import baselines, experiment, report
 from emotion_ft.training.metrics import score
@@ -84,7 +84,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, experiment.OutputDirError) as error:
+    except UsageError as error:
         sys.exit(f"finetune: {error}")
     except KeyboardInterrupt:
         sys.exit("finetune: interrupted; go on with --resume_from_checkpoint")

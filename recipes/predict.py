@@ -30,22 +30,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    import torch
     from tqdm.auto import tqdm
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.data.audio import AudioError
-    from emotion_ft.inference import predict_file, write_predictions
-    from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+    from emotion_ft.inference import load_model, predict_file, write_predictions
 
     disable_progress_bar()
-    try:
-        extractor = ASTEmotionFeatureExtractor.from_pretrained(arguments.model, revision=arguments.revision)
-        model = ASTForEmotionRegression.from_pretrained(arguments.model, revision=arguments.revision)
-    except OSError as error:
-        sys.exit(f"predict: no model in '{arguments.model}': {error}")
-    model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-
+    model, extractor = load_model(arguments.model, arguments.revision)
     predictions, failures = {}, {}
     for path in tqdm(arguments.files, unit="file", disable=len(arguments.files) == 1):
         try:
@@ -66,4 +58,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from emotion_ft.errors import UsageError
+
+    try:
+        sys.exit(main())
+    except UsageError as error:
+        sys.exit(f"predict: {error}")

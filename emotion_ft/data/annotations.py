@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 STATIC_FILES = ("static_annotations_averaged_songs_1_2000.csv", "static_annotations_averaged_songs_2000_2058.csv")
@@ -35,7 +37,7 @@ EXCHANGED_UP_TO = 1000
 """The last song id of the block in which DEAM distributes valence as arousal and arousal as valence."""
 
 
-class AnnotationError(ValueError):
+class AnnotationError(UsageError):
     """A collection's files are missing, or hold something that cannot be used as distributed."""
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import soundfile
 import soxr
 
+from ..errors import UsageError
+
 PIECE_SECONDS = 20.0
 
 
-class AudioError(ValueError):
+class AudioError(UsageError):
     """A file that cannot be used as music; the message says why."""
 
 

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
+from ..errors import UsageError
 from .audio import AudioError, read_pieces
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class BadFile(NamedTuple):
     reason: str
 
 
-class TooManyBadFiles(ValueError):
+class TooManyBadFiles(UsageError):
     """More audio files than allowed cannot be read."""
 
 
@@ -42,7 +43,7 @@ class LogMel:
 
     def __init__(self, extractor: SequenceFeatureExtractor, min_seconds: float):
         self.extractor = extractor
-        self.min_seconds = min_seconds
+        self.min_seconds = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
 
     def __call__(self, row: dict) -> dict:
         try:
@@ -50,8 +51,6 @@ class LogMel:
             # Piece by piece to float16, so that an hour of music never stands here as float32.
             log_mel = np.concatenate([part.astype(np.float16) for part in self.extractor.iter_log_mel(pieces)])
         except AudioError as error:
-            return {"log_mel": b"", "frames": 0, "error": str(error)}
-        except ValueError as error:  # the front end's: fewer samples than a frame
             return {"log_mel": b"", "frames": 0, "error": str(error)}
         return {"log_mel": log_mel.tobytes(), "frames": len(log_mel), "error": ""}
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from sklearn.model_selection import GroupShuffleSplit
 
+from ..errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = ("train", "validation", "test")
@@ -21,7 +23,7 @@ Splits = dict[str, list[int]]
 """Sorted song ids under `train`, `validation` and `test`; no id twice."""
 
 
-class SplitError(ValueError):
+class SplitError(UsageError):
     """A split that cannot be drawn or read, or that leaks."""
 
 

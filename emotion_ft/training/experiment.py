@@ -14,6 +14,7 @@ from ..data.deam import load_deam
 from ..data.features import BadFile, store_log_mels
 from ..data.splits import write_split
 from ..data.toy import render_deam
+from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ SPLITS_NAME = "splits"
 BAD_FILES_NAME = "bad_files.csv"
 
 
-class OutputDirError(ValueError):
+class OutputDirError(UsageError):
     """The output folder holds a run that must not be overwritten, or no checkpoint to resume from."""
 
 
@@ -67,7 +68,7 @@ def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
 def load_collection(data: DataConfig, seed: int, split: str | None = None) -> DatasetDict:
     """The songs of the data section, rendered first when it asks for that, split; see `load_deam`."""
     if data.data_root is None:
-        raise ValueError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
+        raise UsageError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
     with PartialState().main_process_first():
         if data.rendered_songs:
             render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
@@ -100,9 +101,12 @@ def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTFor
         "attn_implementation": config.model.attn_implementation,
     }
     if config.model.checkpoint:
-        return ASTForEmotionRegression.from_ast(
-            config.model.checkpoint, revision=config.model.checkpoint_revision, **settings
-        )
+        try:
+            return ASTForEmotionRegression.from_ast(
+                config.model.checkpoint, revision=config.model.checkpoint_revision, **settings
+            )
+        except OSError as error:
+            raise UsageError(f"cannot load the AST checkpoint '{config.model.checkpoint}': {error}") from error
     return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
 
 

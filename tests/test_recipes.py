@@ -1,0 +1,259 @@
+"""The recipes, run as a user runs them, on rendered songs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import ASTConfig, ASTModel
+
+from emotion_ft.data.annotations import read_static
+from emotion_ft.data.toy import render_deam
+from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+
+REPOSITORY = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def start(*command, **kwargs):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=REPOSITORY,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **kwargs,
+    )
+
+
+def run(*command, code=0):
+    process = start(*command)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, f"{command}\n{out}\n{err}"
+    return out, err
+
+
+def finetune(*flags, code=0):
+    return run(sys.executable, "recipes/finetune.py", *flags, code=code)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return render_deam(tmp_path_factory.mktemp("deam"), songs=40, seconds=6.0, num_proc=2)
+
+
+@pytest.fixture(scope="module")
+def config(root, tmp_path_factory):
+    """A configuration file for a tiny AST on the rendered songs."""
+    folder = tmp_path_factory.mktemp("config")
+    sections = {
+        "data": {"data_root": str(root), "cache_dir": str(folder / "cache"), "split": "random"},
+        "audio": {"seconds": 3.0, "num_windows": 3},
+        "model": {
+            "checkpoint": None,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "time_stride": 16,
+            "frequency_stride": 16,
+        },
+        "training": {
+            "num_train_epochs": 30,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 1,
+            "backbone_learning_rate": 1e-3,
+            "head_learning_rate": 1e-3,
+            "precision": "fp32",
+            "logging_steps": 5,
+            "early_stopping_patience": 0,
+        },
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """A finished run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    accelerate = Path(sys.executable).with_name("accelerate")
+    out, err = run(accelerate, "launch", "recipes/finetune.py", config, "--output_dir", folder, "--report_to",
+                   "tensorboard")  # fmt: skip
+    return folder, out, err
+
+
+class TestFinetune:
+    def test_leaves_a_loadable_model_that_saw_the_right_settings(self, finished):
+        folder = finished[0]
+        model, info = ASTForEmotionRegression.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
+        assert (extractor.max_length, model.config.max_length, extractor.num_windows) == (151, 151, 3)
+
+    def test_leaves_everything_it_promised(self, finished):
+        folder = finished[0]
+        for name in ("config.yaml", "all_results.json", "predictions.csv", "model.safetensors", "config.json"):
+            assert (folder / name).stat().st_size > 0, name
+        for name in ("learning_curve.png", "valence_arousal.png"):
+            assert (folder / "plots" / name).read_bytes().startswith(b"\x89PNG")
+        assert list((folder / "runs").rglob("events.out.tfevents*"))
+        assert not list(folder.rglob("training_args.bin"))
+
+    def test_numbers_follow_from_the_predictions(self, finished, root):
+        folder = finished[0]
+        results = json.loads((folder / "all_results.json").read_text())
+        table = pd.read_csv(folder / "predictions.csv")
+        labels = read_static(root)
+        for dimension in ("valence", "arousal"):
+            r, p = table[dimension], table[f"predicted_{dimension}"]
+            assert np.allclose(r, labels.loc[table["song_id"], dimension], atol=1e-3)
+            expected = 1 - ((r - p) ** 2).sum() / ((r - r.mean()) ** 2).sum()
+            assert results[f"test_{dimension}_r2"] == pytest.approx(expected, abs=1e-3)
+            assert results[f"test_{dimension}_rmse"] == pytest.approx(np.sqrt(((r - p) ** 2).mean()), abs=1e-3)
+            for baseline in ("mean", "ridge"):
+                assert f"baseline_{baseline}_{dimension}_ccc" in results
+        assert "seed 42" in results["protocol"] and "labels" in results["protocol"]
+
+    def test_no_song_and_no_artist_on_two_sides(self, finished):
+        splits = [
+            (finished[0] / "splits" / f"{name}.txt").read_text().split() for name in ("train", "validation", "test")
+        ]
+        ids = [song_id for split in splits for song_id in split]
+        assert len(ids) == len(set(ids)) == 40
+        assert pd.read_csv(finished[0] / "predictions.csv")["song_id"].astype(str).tolist() == splits[2]
+
+    def test_prints_the_table_and_the_protocol(self, finished):
+        out = finished[1]
+        assert (
+            re.search(r"^model +\d", out, re.M)
+            and re.search(r"^mean +\d", out, re.M)
+            and re.search(r"^ridge", out, re.M)
+        )
+        assert "held-out songs" in out and "seed 42" in out
+
+    def test_progress_shows_both_learning_rates(self, finished):
+        assert re.search(r"loss=.*backbone lr=.*head lr=", finished[2])
+
+    def test_a_finished_folder_is_not_overwritten(self, finished, config):
+        before = (finished[0] / "model.safetensors").stat().st_mtime_ns
+        _, err = finetune(config, "--output_dir", finished[0], code=1)
+        assert "already holds a finished run" in err and "--overwrite_output_dir" in err and "Traceback" not in err
+        assert (finished[0] / "model.safetensors").stat().st_mtime_ns == before
+
+    def test_same_command_same_weights(self, finished, config, tmp_path):
+        finetune(config, "--output_dir", tmp_path / "again")
+        first, again = (load_file(folder / "model.safetensors") for folder in (finished[0], tmp_path / "again"))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+    def test_killed_run_resumes_to_the_same_weights(self, finished, config, tmp_path):
+        folder = tmp_path / "killed"
+        process = start(sys.executable, "recipes/finetune.py", config, "--output_dir", folder)
+        deadline = time.monotonic() + 120
+        while not (folder / "checkpoint-16" / "trainer_state.json").is_file() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not (folder / "all_results.json").exists()
+
+        _, err = finetune(config, "--output_dir", folder, code=1)
+        assert "unfinished run" in err and "--resume_from_checkpoint" in err
+        finetune(config, "--output_dir", folder, "--resume_from_checkpoint")
+        first, resumed = (load_file(path / "model.safetensors") for path in (finished[0], folder))
+        assert all(torch.equal(first[name], resumed[name]) for name in first)
+
+    def test_interrupting_leaves_the_last_checkpoint_loadable(self, config, tmp_path):
+        process = start(sys.executable, "recipes/finetune.py", config, "--output_dir", tmp_path)
+        while not list(tmp_path.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1 and "go on with --resume_from_checkpoint" in err
+        whole = sorted(tmp_path.glob("checkpoint-*/trainer_state.json"))
+        assert whole and all(ASTForEmotionRegression.from_pretrained(path.parent) for path in whole[:1])
+
+    def test_pretrained_weights_with_either_front_end(self, config, tmp_path):
+        torch.manual_seed(0)
+        small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        ASTModel(ASTConfig(**small)).save_pretrained(tmp_path / "ast")
+        for front_end, frames in (("mel", 151), ("ast", 1024)):
+            folder = tmp_path / front_end
+            finetune(config, "--output_dir", folder, "--checkpoint", tmp_path / "ast", "--front_end", front_end,
+                     "--max_steps", "1", "--no_load_best_model_at_end", "--eval_strategy", "no")  # fmt: skip
+            assert ASTForEmotionRegression.from_pretrained(folder).config.max_length == frames
+
+
+class TestBadInput:
+    @pytest.fixture
+    def damaged(self, root, tmp_path):
+        """The rendered songs, four of them damaged."""
+        copy = tmp_path / "damaged"
+        shutil.copytree(root, copy)
+        files = sorted(copy.rglob("*.mp3"), key=lambda path: int(path.stem))
+        files[0].write_text("this is no music")
+        files[1].write_bytes(b"")
+        files[2].write_bytes(files[2].read_bytes()[:300])
+        files[3].unlink()
+        return copy, [int(path.stem) for path in files[:4]]
+
+    def test_bad_files_are_reported_and_left_out(self, damaged, config, tmp_path):
+        root, ids = damaged
+        folder = tmp_path / "run"
+        _, err = finetune(config, "--data_root", root, "--output_dir", folder, "--max_steps", "2",
+                            "--max_bad_fraction", "0.1")  # fmt: skip
+        assert f"1 annotated songs have no audio: {ids[3]}" in err
+        assert "3 of 39 audio files cannot be used" in err
+        bad = pd.read_csv(folder / "bad_files.csv")
+        assert bad["song_id"].tolist() == ids[:3] and bad["reason"].str.len().min() > 3
+        listed = " ".join((folder / "splits" / f"{name}.txt").read_text() for name in ("train", "validation", "test"))
+        assert not {str(i) for i in ids} & set(listed.split())
+        assert json.loads((folder / "all_results.json").read_text())["bad_files"] == 3
+
+    def test_too_many_stop_the_run(self, damaged, config, tmp_path):
+        _, err = finetune(config, "--data_root", damaged[0], "--output_dir", tmp_path / "run", code=1)
+        assert "max_bad_fraction" in err and f"{damaged[1][0]}.mp3" in err and "Traceback" not in err
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--data_root", "nowhere"], "nowhere"),
+            (["--head_learning_rat", "1"], "did you mean 'head_learning_rate'"),
+            (["--split", "weekly"], "weekly"),
+            (["--checkpoint", "no/such-model"], "no/such-model"),
+            (["--resume_from_checkpoint"], "no checkpoint to resume from"),
+        ],
+    )
+    def test_one_clear_sentence(self, config, tmp_path, flags, message):
+        _, err = finetune(config, "--output_dir", tmp_path / "run", *flags, code=1)
+        assert message in err and "Traceback" not in err
+
+
+class TestEvaluate:
+    def test_reproduces_the_numbers_of_the_training(self, finished, root, tmp_path):
+        output = tmp_path / "results.json"
+        out, _ = run(
+            sys.executable, "recipes/evaluate.py", "--model", finished[0], "--data_root", root, "--output", output
+        )
+        assert re.search(r"^\d+ test songs", out, re.M)
+        ours, theirs = json.loads(output.read_text()), json.loads((finished[0] / "all_results.json").read_text())
+        for name in ("valence_r2", "arousal_ccc", "mean_rmse"):
+            assert ours[name] == pytest.approx(theirs[f"test_{name}"], abs=1e-5)
+
+    def test_missing_model_and_missing_songs(self, finished, tmp_path):
+        for model, root in ((tmp_path, tmp_path), (finished[0], tmp_path / "nowhere")):
+            _, err = run(sys.executable, "recipes/evaluate.py", "--model", model, "--data_root", root, code=1)
+            assert err.strip().splitlines()[-1].startswith("evaluate: ") and "Traceback" not in err
