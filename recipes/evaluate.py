@@ -54,7 +54,7 @@ def main() -> None:
 
     scores = score(predict_songs(model, extractor, songs, arguments.batch_size), baselines.labels_of(songs))
     print(f"\n{songs.info.description}\n{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n")
-    print(report.format_table({"model": scores}))
+    print(report.score_table({"model": scores}).to_string(float_format="{:.3f}".format))
     if arguments.output:
         results = {"protocol": songs.info.description, "songs": len(songs), **scores}
         Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n")

@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from emotion_ft.config_parser import parse_config
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.errors import UsageError
+from emotion_ft.hub import write_model_card
 from emotion_ft.scale import from_unit
 from emotion_ft.training import baselines, experiment, report
 from emotion_ft.training.metrics import score
@@ -75,9 +76,10 @@ def main() -> None:
     for name, row in scores.items():
         prefix = "test" if name == "model" else f"baseline_{name}"
         results |= {f"{prefix}_{key}": value for key, value in row.items()}
+    write_model_card(folder, results, report.score_table(scores).to_markdown(floatfmt=".3f"))
     report.write_results(folder, results)
     print(f"\n{protocol}\n{len(labels)} held-out songs, valence (V) and arousal (A), RMSE and MAE on the 1-9 scale\n")
-    print(report.format_table(scores))
+    print(report.score_table(scores).to_string(float_format="{:.3f}".format))
     print(f"\nModel, numbers and plots: {folder}")
 
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 STATIC_FILES = ("static_annotations_averaged_songs_1_2000.csv", "static_annotations_averaged_songs_2000_2058.csv")
 DYNAMIC_FILES = {"valence": "valence.csv", "arousal": "arousal.csv"}
+RENDER_SETTINGS = "render_settings.json"
+"""Lies in the root of a collection that was rendered, and not downloaded."""
 METADATA_FILES = ("metadata_2013.csv", "metadata_2014.csv", "metadata_2015.csv")
 STATIC_COLUMNS = {
     "valence_mean": ("valence", 1, 9),

@@ -15,8 +15,10 @@ from datasets import Audio, Dataset, DatasetDict, DatasetInfo, Features, List, V
 
 from .annotations import (
     EXCHANGED_UP_TO,
+    RENDER_SETTINGS,
     AnnotationError,
     files_under,
+    find_file,
     read_artists,
     read_dynamic,
     read_static,
@@ -119,6 +121,8 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
         distributed, static = static, repair(static, curves)
         rows = 0 if static.equals(distributed) else sum(song_id <= EXCHANGED_UP_TO for song_id in song_ids)
         treatment = f"repaired (valence and arousal exchanged back in {rows} rows with ids ≤ {EXCHANGED_UP_TO})"
+        if not curves:
+            treatment = "as distributed (no dynamic annotations to repair them by)"
     static = static.loc[song_ids]
     found = [curves.get(song_id) for song_id in song_ids]
     columns = {
@@ -130,9 +134,10 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
         "curve_valence": [curve and curve.valence for curve in found],
         "curve_arousal": [curve and curve.arousal for curve in found],
     }
+    collection = "songs rendered in DEAM's layout" if find_file(root, RENDER_SETTINGS) else "DEAM"
     # Dataset.from_dict would encode the paths, and for that import torchcodec.
     table = pa.Table.from_pydict(columns, schema=FEATURES.arrow_schema)
-    return Dataset(table, info=DatasetInfo(description=f"DEAM; labels {treatment}", features=FEATURES))
+    return Dataset(table, info=DatasetInfo(description=f"{collection}; labels {treatment}", features=FEATURES))
 
 
 def _find_audio(root: Path) -> dict[int, Path]:

@@ -18,7 +18,16 @@ from scipy.special import ndtri
 from tqdm.auto import tqdm
 
 from ..errors import UsageError
-from .annotations import DYNAMIC_FILES, METADATA_FILES, STATIC_FILES, find_file, read_dynamic, read_static, repair
+from .annotations import (
+    DYNAMIC_FILES,
+    METADATA_FILES,
+    RENDER_SETTINGS,
+    STATIC_FILES,
+    find_file,
+    read_dynamic,
+    read_static,
+    repair,
+)
 from .synthesis import CONTROL_RATE, SAMPLE_RATE, synthesise
 
 AUDIO = Path("DEAM_audio", "MEMD_audio")
@@ -28,7 +37,6 @@ FOLDERS = {
     **dict.fromkeys(DYNAMIC_FILES.values(), AVERAGED / "dynamic (per second annotations)"),
     **dict.fromkeys(METADATA_FILES, Path("metadata")),
 }
-SETTINGS = "render_settings.json"
 RENDERER = 1  # raise when the sound changes, so that old and new files never mix
 
 # Valence and arousal of DEAM's 1802 songs after exchanging the two for ids 2-1000, on the 1-9 scale.
@@ -91,7 +99,7 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
 
 def _settle(root, settings, overwrite):
     """Make `root` ready for songs with these settings, or raise `UsageError`."""
-    path = root / SETTINGS
+    path = root / RENDER_SETTINGS
     holds = [file for folder in {AUDIO, *FOLDERS.values()} for file in (root / folder).glob("*.*")]
     if not path.exists() and holds:
         raise UsageError(f"{root} holds files that were not rendered here, {holds[0]}: choose another folder")

@@ -13,16 +13,15 @@ PREDICTIONS_NAME = "predictions.csv"
 PLOTS_NAME = "plots"
 
 
-def format_table(scores: dict[str, dict[str, float]]) -> str:
-    """Rows of `metrics.score` by name -> an aligned table, a column a metric and dimension."""
+def score_table(scores: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Rows of `metrics.score` by name -> a table with a column a dimension and metric."""
     titles = {"rmse": "RMSE", "mae": "MAE", "r2": "R2", "r": "r", "ccc": "CCC"}
     columns = [f"{dimension[0].upper()} {titles[metric]}" for dimension in DIMENSIONS for metric in METRICS]
-    table = pd.DataFrame(
+    return pd.DataFrame(
         [[row[f"{dimension}_{metric}"] for dimension in DIMENSIONS for metric in METRICS] for row in scores.values()],
         index=list(scores),
         columns=columns,
     )
-    return table.to_string(float_format="{:.3f}".format)
 
 
 def write_results(folder: str | Path, results: dict[str, float | int | str]) -> Path:

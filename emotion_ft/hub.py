@@ -1,0 +1,60 @@
+"""A finished run to a model card."""
+
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .modeling import ASTEmotionFeatureExtractor
+from .training.metrics import DIMENSIONS, METRICS
+
+# In a checkout the templates lie beside the package, in a wheel inside it.
+TEMPLATES = next(
+    folder / "hub_cards"
+    for folder in (Path(__file__).parents[1], Path(__file__).parent)
+    if (folder / "hub_cards").is_dir()
+)
+NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
+
+
+def write_model_card(folder: str | Path, results: dict[str, float | int | str], table: str) -> Path:
+    """Write `README.md`, the model card of a run.
+
+    Args:
+        folder: of the run, with the model and its feature extractor.
+        results: as they go into `all_results.json`: protocol, numbers of songs, `test_valence_rmse` and so on.
+        table: the model beside its baselines, as Markdown.
+    """
+    folder = Path(folder)
+    extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
+    name = folder.resolve().name
+    scores = [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Music emotion regression",
+            dataset_type="deam",
+            dataset_name=results["protocol"],
+            dataset_split="test",
+            metric_type=f"{dimension}_{metric}",
+            metric_name=f"{dimension} {NAMES[metric]}",
+            metric_value=round(results[f"test_{dimension}_{metric}"], 4),
+        )
+        for dimension in DIMENSIONS
+        for metric in METRICS
+    ]
+    data = ModelCardData(
+        model_name=name,
+        library_name="transformers",
+        tags=["music-emotion-recognition", "valence-arousal", "emotion_ft"],
+        eval_results=scores,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATES / "emotion_model.md"),
+        model_name=name,
+        table=table,
+        window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
+        num_windows=extractor.num_windows,
+        **results,
+    )
+    card.save(folder / "README.md")
+    return folder / "README.md"
