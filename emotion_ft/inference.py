@@ -43,6 +43,8 @@ def load_model(
     Raises:
         UsageError: when there is no such model, or it is not one of ours.
     """
+    if Path(folder).is_absolute() and not Path(folder).is_dir():  # the Hub would complain about a malformed id
+        raise UsageError(f"no model in '{folder}': no such folder")
     try:
         extractor = ASTEmotionFeatureExtractor.from_pretrained(folder, revision=revision)
         model = ASTForEmotionRegression.from_pretrained(folder, revision=revision)
@@ -100,7 +102,7 @@ def predict_file(
     if curve_step is not None:
         frame_rate = extractor.sampling_rate / extractor.hop_length
         last = max(len(log_mel) - extractor.max_length, 0)
-        starts = np.round(np.arange(0, last + 1, curve_step * frame_rate)).astype(int)
+        starts = np.unique(np.round(np.arange(0, last + 0.5, curve_step * frame_rate)).astype(int))
         values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
         length = min(extractor.max_length, len(log_mel))
         curve = EmotionCurve((starts + (length - 1) / 2) / frame_rate, values[:, 0], values[:, 1])

@@ -10,7 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.pop(0)  # this folder: else `import evaluate` would find this very file instead of the library
+# Without this folder: `import evaluate` must find the library and not the recipe.
+sys.path = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
 
 
 def parse_arguments() -> argparse.Namespace:

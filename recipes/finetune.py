@@ -8,8 +8,10 @@ and plots. Test songs are used once, at the very end.
 
 import logging
 import sys
+from pathlib import Path
 
-sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+# Without this folder: `import evaluate` must find the library and not the recipe.
+sys.path = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
 
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar

@@ -23,6 +23,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.output and Path(arguments.output).suffix not in (".csv", ".json", ".jsonl"):
         parser.error(f"--output must end in .csv, .json or .jsonl, got '{arguments.output}'")
+    if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
+        parser.error(f"--output: no folder '{Path(arguments.output).parent}'")
     if arguments.step <= 0 or arguments.batch_size < 1:
         parser.error("--step and --batch_size must be positive")
     return arguments

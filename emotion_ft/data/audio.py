@@ -39,13 +39,20 @@ def read_pieces(path: str | Path, sampling_rate: int = 16000, min_seconds: float
     Raises:
         AudioError: when the file is missing, cannot be decoded, is empty, too short, or holds NaN or infinite samples.
     """
-    if not Path(path).is_file():
-        raise AudioError("no such file")
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError("not a file" if path.exists() else "no such file")
+    if not path.stat().st_size:
+        raise AudioError("empty: zero bytes")
+    if path.suffix.lower() == ".raw":  # soundfile would ask for its rate and channels
+        raise AudioError("cannot be decoded: raw samples without a header")
     try:
         with soundfile.SoundFile(path) as file:
             yield from _resampled(file, sampling_rate, min_seconds)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"cannot be decoded: {error.error_string}") from error
+        # libsndfile reports an MP3 without a single MPEG frame as a file that does not exist.
+        reason = "no audio in it" if "does not exist" in error.error_string else error.error_string
+        raise AudioError(f"cannot be decoded: {reason}") from error
 
 
 def _resampled(file: soundfile.SoundFile, sampling_rate: int, min_seconds: float) -> Iterator[np.ndarray]:

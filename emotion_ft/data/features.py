@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # Songs with the same id // PART_SIZE are stored as one file: an interrupted run goes on from the last of these.
 PART_SIZE = 32
+# Part of the stored files' names: raise it when decoding or a front end changes its output.
+STORE_VERSION = 1
 # What a stored log-mel depends on; the window's length and number do not matter to it.
 FRONT_END_SETTINGS = ("front_end", "sampling_rate", "n_fft", "hop_length", "num_mel_bins", "f_min", "f_max")
 
@@ -60,12 +62,20 @@ STORED = Features(
 )
 
 
+def _identity(path: str) -> list:
+    """Name, size and times; the time of the last change of its rights too, so that a verdict on it can be overcome."""
+    try:
+        stat = Path(path).stat()
+    except FileNotFoundError:  # a link to nowhere: a bad file like others
+        return [Path(path).name]
+    return [Path(path).name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
 def _cache_file(cache_dir: Path, rows: list[dict], log_mel: LogMel) -> Path:
     """Named after the files' names, sizes and times, and after the front end."""
-    stats = [(row["song_id"], Path(row["path"]).name, Path(row["path"]).stat()) for row in rows]
-    identity = [(song_id, name, stat.st_size, stat.st_mtime_ns) for song_id, name, stat in stats]
+    identity = [[row["song_id"], *_identity(row["path"])] for row in rows]
     settings = {name: getattr(log_mel.extractor, name) for name in FRONT_END_SETTINGS}
-    digest = hashlib.sha256(json.dumps([identity, settings, log_mel.min_seconds]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([STORE_VERSION, identity, settings, log_mel.min_seconds]).encode()).hexdigest()
     return cache_dir / f"log_mel-{digest[:24]}.arrow"
 
 

@@ -21,6 +21,11 @@ AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 AST_SETTINGS = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "num_mel_bins": 128, "max_length": 1024}
 
 
+# As near to soxr's HQ, which files are resampled with, as it gets: the default differs by up to 4 standard deviations
+# in the highest bands.
+RESAMPLING = {"lowpass_filter_width": 64, "rolloff": 0.955, "resampling_method": "sinc_interp_kaiser", "beta": 14.77}
+
+
 @lru_cache(maxsize=8)
 def _mel_spectrogram(**settings) -> MelSpectrogram:
     # Slaney's scale and norm are librosa's defaults; on the HTK scale, several of 128 bands would fall between two
@@ -206,6 +211,8 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         if sampling_rate is None:
             sampling_rate = self.sampling_rate
             logger.warning_once(f"sampling_rate was not given: the waveforms are taken to be at {sampling_rate} Hz.")
+        if len(waveforms) == 0:
+            raise ValueError("no waveform: got an empty list or array.")
         is_batch = isinstance(waveforms, list | tuple) and np.ndim(waveforms[0]) > 0
         if isinstance(waveforms, np.ndarray | torch.Tensor) and waveforms.ndim == 2:
             is_batch = True
@@ -217,7 +224,7 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
             if not torch.isfinite(waveform).all():
                 raise ValueError(f"waveform {index} holds NaN or infinite samples.")
             if sampling_rate != self.sampling_rate:
-                waveform = resample(waveform, sampling_rate, self.sampling_rate)
+                waveform = resample(waveform, sampling_rate, self.sampling_rate, **RESAMPLING)
             values.append(self.window(self.log_mel(waveform), 0))
         return BatchFeature({"input_values": np.stack(values)}, tensor_type=return_tensors)
 
