@@ -10,9 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-# Without this folder: `import evaluate` must find the library and not the recipe.
-sys.path = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
-
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -29,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    sys.path.pop(0)  # this folder: else `import evaluate` would find this very file instead of the library
     import json
     import logging
 

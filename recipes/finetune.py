@@ -6,27 +6,24 @@ Leaves in output_dir: the model with its feature extractor, config.yaml, the spl
 and plots. Test songs are used once, at the very end.
 """
 
-import logging
 import sys
-from pathlib import Path
-
-# Without this folder: `import evaluate` must find the library and not the recipe.
-sys.path = [folder for folder in sys.path if folder != str(Path(__file__).parent)]
-
-from transformers import set_seed
-from transformers.utils.logging import disable_progress_bar
-
-from emotion_ft.config_parser import parse_config
-from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
-from emotion_ft.errors import UsageError
-from emotion_ft.hub import write_model_card
-from emotion_ft.scale import from_unit
-from emotion_ft.training import baselines, experiment, report
-from emotion_ft.training.metrics import score
-from emotion_ft.training.trainer import EmotionTrainer
 
 
 def main() -> None:
+    sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+    import logging
+
+    from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    from emotion_ft.config_parser import parse_config
+    from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
+    from emotion_ft.hub import write_model_card
+    from emotion_ft.scale import from_unit
+    from emotion_ft.training import baselines, experiment, report
+    from emotion_ft.training.metrics import score
+    from emotion_ft.training.trainer import EmotionTrainer
+
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
     logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
@@ -86,6 +83,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    from emotion_ft.errors import UsageError
+
     try:
         main()
     except UsageError as error:

@@ -1,0 +1,81 @@
+"""What the sections work on: rendered songs, and their log-mels stored in our and in the usual way."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, List, Value
+from torch.utils.data import DataLoader
+from transformers import default_data_collator
+
+from ..data.features import store_log_mels
+from ..data.toy import AUDIO, render_deam
+from ..modeling import ASTEmotionFeatureExtractor
+
+RATE = 16000  # hertz, of both front ends
+BATCH = 16  # windows read at once
+
+
+@dataclass
+class Workbench:
+    """What the sections share: rendered songs and, made on first use, their log-mels stored in our and the peer's way.
+
+    Args:
+        folder: an empty one, for everything that is written.
+        songs: stored for reading; up to 8 different ones are rendered.
+        seconds: their length, at least 10.
+        repeats: of every comparison; of training steps at most 3.
+        predict: the recipe whose start-up is timed.
+    """
+
+    folder: Path
+    songs: int
+    seconds: float
+    repeats: int
+    predict: Path
+    extractor: ASTEmotionFeatureExtractor = field(default_factory=ASTEmotionFeatureExtractor)
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """MP3s, 44.1 kHz, stereo."""
+        root = render_deam(self.folder / "rendered", min(self.songs, 8), self.seconds)
+        return sorted((root / AUDIO).glob("*.mp3"))
+
+    @cached_property
+    def stored(self) -> Dataset:
+        return stored_songs(self.files, self.songs, self.folder / "stored", self.extractor)
+
+    @cached_property
+    def clips(self) -> Dataset:
+        """Of up to 16 songs, the log-mels as nested lists of float32, 10 s a row, the last row of a song shorter."""
+        features = Features({"input_values": List(List(Value("float32"))), "frames": Value("int32")})
+        return self.stored.select(range(min(self.songs, BATCH))).map(
+            self._cut, batched=True, batch_size=4, features=features, remove_columns=self.stored.column_names
+        )
+
+    def _cut(self, rows: dict) -> dict:
+        length, mels = self.extractor.max_length, self.extractor.num_mel_bins
+        songs = [np.frombuffer(log_mel, np.float16).reshape(-1, mels) for log_mel in rows["log_mel"]]
+        clips = [song[i : i + length].astype(np.float32) for song in songs for i in range(0, len(song), length)]
+        return {"input_values": clips, "frames": [len(clip) for clip in clips]}
+
+
+def stored_songs(files: list[Path], count: int, folder: Path, extractor: ASTEmotionFeatureExtractor) -> Dataset:
+    """Store `count` songs' log-mels, the files taking turns under ids of their own."""
+    audio = [{"path": str(files[i % len(files)])} for i in range(count)]
+    rows = {"song_id": list(range(count)), "audio": audio, "valence": [5.0] * count, "arousal": [5.0] * count}
+    return store_log_mels(DatasetDict(train=Dataset.from_dict(rows)), extractor, folder)[0]["train"]
+
+
+def exhaust(iterables: Iterable[Iterable]) -> None:
+    """Go through each to its end."""
+    for iterable in iterables:
+        for _ in iterable:
+            pass
+
+
+def batches(rows: Dataset) -> DataLoader:
+    """Batches of 16 in random order, by what `Trainer` reads its batches with."""
+    return DataLoader(rows, BATCH, shuffle=True, collate_fn=default_data_collator)

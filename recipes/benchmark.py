@@ -1,0 +1,136 @@
+"""Measure the toolkit's speed, beside the usual way of doing the same thing, in one run; prints a Markdown table.
+
+    python recipes/benchmark.py [--only features,loader] [--repeats 5] [--output benchmark.json]
+
+Sections: decode, features, store, loader (one core), step, peer (training, all cores), startup, memory. Songs are
+rendered on the spot. Run it on an idle machine: where others compute too, only the ratios on one core hold.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+SECTIONS = ("decode", "features", "store", "loader", "step", "peer", "startup", "memory")
+LIBRARIES = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "soundfile", "soxr", "librosa", "numpy")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas (default: all)")
+    parser.add_argument("--repeats", type=int, default=5, help="of every comparison; of steps at most 3 (default: 5)")
+    parser.add_argument("--songs", type=int, default=64, help="songs stored for reading (default: 64)")
+    parser.add_argument("--seconds", type=float, default=45.0, help="length of a song (default: 45)")
+    parser.add_argument("--output", help="also write all runs to this JSON file")
+    arguments = parser.parse_args()
+    arguments.only = arguments.only.split(",")
+    if unknown := set(arguments.only) - set(SECTIONS):
+        parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    if arguments.repeats < 1 or arguments.songs < 1 or arguments.seconds < 10:
+        parser.error("--repeats and --songs must be positive, --seconds at least 10, the length of a window")
+    return arguments
+
+
+def environment() -> dict[str, str]:
+    """Hardware and versions, ready to print."""
+    from importlib.metadata import version
+
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
+    cpu = models[0].split(":")[1].strip() if models else platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return {
+        "hardware": f"{cpu}, {os.cpu_count()} cores; {gpu}",
+        "software": f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+    }
+
+
+def cpu_seconds() -> tuple[float, float] | None:
+    """CPU time of all processes and of this one with its children, since they started (Linux)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, stat.read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def format_table(figures: list) -> str:
+    """A Markdown table of `Figure`s."""
+    rows = [("Section", "Measured", "Ours", "Peer", "Times better", "Target", ""), ("---",) * 7]
+    for figure in figures:
+        target = f"{'≥' if figure.higher_is_better else '≤'} {number(figure.target)}" if figure.target else ""
+        rows.append(
+            (
+                figure.section,
+                figure.name,
+                f"{number(figure.value)} {figure.unit}".strip(),
+                f"{number(figure.peer_value)} {figure.unit} ({figure.peer})" if figure.peer else "",
+                f"{number(figure.ratio)} x" if figure.peer else "",
+                target,
+                {None: "", True: "met", False: "not met"}[figure.met],
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+    os.environ["TQDM_DISABLE"] = "1"  # one line a section is progress enough
+    print("Loading ...", file=sys.stderr)
+    import datasets
+    import torch
+
+    try:
+        from emotion_ft import benchmark
+    except ModuleNotFoundError as error:
+        sys.exit(f"benchmark: {error.name} is missing; pip install -e '.[dev]' brings what the peers need")
+
+    datasets.disable_progress_bars()
+    torch.manual_seed(0)
+    about = environment()
+    about["protocol"] = (
+        f"medians over {arguments.repeats} repeats ({min(arguments.repeats, 3)} of training steps), ours and peer in "
+        "turns after a warm-up each; decode, features, store and loader: CPU time with one torch thread, files in the "
+        f"page cache; step, peer: wall time, {torch.get_num_threads()} threads; startup: wall time; memory: "
+        "peak of a fresh process, memory-mapped files excluded"
+    )
+    figures, cpu_before, began = [], cpu_seconds(), time.perf_counter()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        predict = Path(__file__).with_name("predict.py")
+        bench = benchmark.Workbench(Path(folder), arguments.songs, arguments.seconds, arguments.repeats, predict)
+        for name in arguments.only:
+            section, start = benchmark.SECTIONS[name], time.perf_counter()
+            print(f"{name}: {section.__doc__}", file=sys.stderr)
+            figures += section(bench)
+            print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    if cpu_before:
+        everybody, ours = (after - before for before, after in zip(cpu_before, cpu_seconds(), strict=True))
+        share = max(everybody - ours, 0) / os.cpu_count() / (time.perf_counter() - began)
+        about["others"] = f"other processes took {share:.0%} of all cores' time during the run"
+
+    print("\n" + "\n".join(f"{key}: {value}" for key, value in about.items()) + "\n")
+    print(format_table(figures))
+    if arguments.output:
+        numbers = [
+            {**vars(figure), **{name: getattr(figure, name) for name in ("value", "peer_value", "ratio", "met")}}
+            for figure in figures
+        ]
+        Path(arguments.output).write_text(json.dumps({**about, "figures": numbers}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
