@@ -1,5 +1,6 @@
 """The one configuration every recipe reads, a dataclass a section; `emotion_ft.config_parser` fills it."""
 
+import os
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -169,10 +170,12 @@ class TrainingConfig(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if not (self.bf16 or self.fp16):
             if self.precision == "auto":
-                self.precision = hardware_precision()
+                launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # accelerate launch --mixed_precision
+                self.precision = launched if launched in ("bf16", "fp16") else hardware_precision()
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         self.precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         super().__post_init__()
+        self.mixed_precision = "no" if self.precision == "fp32" else self.precision
 
 
 @dataclass

@@ -61,7 +61,7 @@ def main() -> None:
     }
     folder = training.output_dir
     report.write_predictions(folder, songs["test"]["song_id"][:], labels, predictions)
-    report.plot_learning_curve(folder, trainer.state.log_history, training.unfreeze_at * training.num_train_epochs)
+    report.plot_learning_curve(folder, trainer.state, training.unfreeze_at)
     report.plot_valence_arousal(folder, labels, predictions, scores["model"], protocol)
     results = {
         "protocol": protocol,

@@ -147,6 +147,13 @@ class TestPrecision:
         training = parse_config(["--bf16"]).training
         assert (training.precision, training.bf16) == ("bf16", True)
 
+    def test_accelerate_launch_is_asked_before_the_hardware_but_after_the_configuration(self, monkeypatch):
+        for launched, flags, expected in (("fp16", [], "fp16"), ("bf16", ["--precision", "fp32"], "fp32")):
+            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+            training = parse_config(flags).training
+            assert training.precision == expected
+            assert training.mixed_precision == {"fp32": "no"}.get(expected, expected)
+
     @pytest.mark.parametrize(
         ("cuda", "gpu_bf16", "cpu", "expected"),
         [

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from transformers import TrainerState
 
 from .metrics import DIMENSIONS, METRICS
 
@@ -51,13 +52,14 @@ def _save(figure: Figure, folder: str | Path, name: str) -> Path:
     return path
 
 
-def plot_learning_curve(folder: str | Path, log_history: list[dict], unfreeze_at: float | None = None) -> Path:
+def plot_learning_curve(folder: str | Path, state: TrainerState, unfreeze_at: float) -> Path:
     """Write `plots/learning_curve.png`: losses, validation CCC and R², and both learning rates against epochs.
 
     Args:
-        log_history: of the trainer's state.
-        unfreeze_at: epoch at which the backbone was unfrozen, marked by a line.
+        state: of the finished trainer.
+        unfreeze_at: share of the training after which the backbone was unfrozen; marked by a line.
     """
+    unfrozen = unfreeze_at * state.max_steps * state.epoch / state.global_step  # in epochs
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     losses, scores, rates = figure.subplots(1, 3)
     panels = [
@@ -72,11 +74,11 @@ def plot_learning_curve(folder: str | Path, log_history: list[dict], unfreeze_at
     ]
     for axes, title, keys, scale in panels:
         for key, label in keys.items():
-            points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry]
+            points = [(entry["epoch"], entry[key]) for entry in state.log_history if key in entry]
             if points:
                 axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
-        if unfreeze_at:
-            axes.axvline(unfreeze_at, color="grey", linestyle=":", label="unfrozen")
+        if 0 < unfrozen < state.epoch:
+            axes.axvline(unfrozen, color="grey", linestyle=":", label="unfrozen")
         axes.set(title=title, xlabel="epoch", yscale=scale)
         axes.legend(fontsize="small")
     return _save(figure, folder, "learning_curve.png")
