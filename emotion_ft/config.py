@@ -105,11 +105,12 @@ class ModelConfig:
     patch_size: int = _option(16, "Patch edge, in frames and bands (only without a checkpoint).")
     time_stride: int = _option(10, "Patch stride along time, in frames (only without a checkpoint).")
     frequency_stride: int = _option(10, "Patch stride along frequency, in bands (only without a checkpoint).")
+    initializer_range: float = _option(0.02, "Standard deviation of random weights; narrow models need a larger one.")
 
-    def architecture(self) -> dict[str, int]:
+    def architecture(self) -> dict[str, int | float]:
         """Keyword arguments of `ASTEmotionConfig` for a model with random weights."""
-        names = "hidden_size num_hidden_layers num_attention_heads intermediate_size patch_size time_stride"
-        return {name: getattr(self, name) for name in [*names.split(), "frequency_stride"]}
+        names = [f.name for f in fields(self)]
+        return {name: getattr(self, name) for name in names[names.index("hidden_size") :]}
 
 
 def hardware_precision() -> Literal["bf16", "fp16", "fp32"]:
