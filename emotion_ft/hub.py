@@ -16,13 +16,16 @@ TEMPLATES = next(
 NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
 
 
-def write_model_card(folder: str | Path, results: dict[str, float | int | str], table: str) -> Path:
+def write_model_card(
+    folder: str | Path, results: dict[str, float | int | str], table: str, model_id: str | None = None
+) -> Path:
     """Write `README.md`, the model card of a run.
 
     Args:
         folder: of the run, with the model and its feature extractor.
         results: as they go into `all_results.json`: protocol, numbers of songs, `test_valence_rmse` and so on.
         table: the model beside its baselines, as Markdown.
+        model_id: what the card's example loads: a repository of the Hub, or else the folder.
     """
     folder = Path(folder)
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
@@ -51,6 +54,7 @@ def write_model_card(folder: str | Path, results: dict[str, float | int | str], 
         data,
         template_path=str(TEMPLATES / "emotion_model.md"),
         model_name=name,
+        model_id=model_id or folder.as_posix(),
         table=table,
         window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
         num_windows=extractor.num_windows,

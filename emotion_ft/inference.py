@@ -16,7 +16,6 @@ from .data.audio import read_pieces
 from .data.augment import EvaluationTransform
 from .errors import UsageError
 from .modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
-from .scale import from_unit
 
 
 class EmotionCurve(NamedTuple):
@@ -70,7 +69,7 @@ def _predict_windows(model: PreTrainedModel, windows: Iterator[np.ndarray], batc
             flush()
     if batch:
         flush()
-    return from_unit(np.concatenate(predictions))
+    return np.concatenate(predictions) * model.config.label_halfwidth + model.config.label_center
 
 
 def predict_file(

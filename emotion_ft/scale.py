@@ -2,7 +2,6 @@
 
 import numpy as np
 
-LABEL_MIN, LABEL_MAX = 1.0, 9.0
 CENTER, HALFWIDTH = 5.0, 4.0
 
 

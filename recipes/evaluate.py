@@ -51,11 +51,14 @@ def main() -> None:
     songs, _ = experiment.store_features(songs, extractor, config.data)
     songs = songs[arguments.songs]
 
+    trained = json.loads((model_dir / experiment.RESULTS_NAME).read_text())["protocol"]
     scores = score(predict_songs(model, extractor, songs, arguments.batch_size), baselines.labels_of(songs))
-    print(f"\n{songs.info.description}\n{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n")
+    print(
+        f"\nmodel: {trained}\nhere: {songs.info.description}\n{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n"
+    )
     print(report.score_table({"model": scores}).to_string(float_format="{:.3f}".format))
     if arguments.output:
-        results = {"protocol": songs.info.description, "songs": len(songs), **scores}
+        results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **scores}
         Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n")
 
 

@@ -2,8 +2,8 @@
 
     accelerate launch recipes/finetune.py recipes/configs/deam.yaml --data_root DEAM [--flag value ...]
 
-Leaves in output_dir: the model with its feature extractor, config.yaml, the split, all_results.json, predictions.csv
-and plots. Test songs are used once, at the very end.
+Leaves in output_dir: the model with its feature extractor, config.yaml, the split, all_results.json, predictions.csv,
+plots and a model card. Test songs are used once, at the very end.
 """
 
 import sys
@@ -75,10 +75,11 @@ def main() -> None:
     for name, row in scores.items():
         prefix = "test" if name == "model" else f"baseline_{name}"
         results |= {f"{prefix}_{key}": value for key, value in row.items()}
-    write_model_card(folder, results, report.score_table(scores).to_markdown(floatfmt=".3f"))
+    table = report.score_table(scores)
+    write_model_card(folder, results, table.to_markdown(floatfmt=".3f"), training.hub_model_id)
     report.write_results(folder, results)
     print(f"\n{protocol}\n{len(labels)} held-out songs, valence (V) and arousal (A), RMSE and MAE on the 1-9 scale\n")
-    print(report.score_table(scores).to_string(float_format="{:.3f}".format))
+    print(table.to_string(float_format="{:.3f}".format))
     print(f"\nModel, numbers and plots: {folder}")
 
 

@@ -111,7 +111,7 @@ def songs_root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stored_songs(songs_root, tiny_extractor, tmp_path_factory):
-    """`songs_root` as `store_log_mels` returns it: train 17, validation 2, test 5."""
+    """`songs_root` as `store_log_mels` returns it: train 16, validation 4, test 4."""
     from emotion_ft.data.deam import load_deam
     from emotion_ft.data.features import store_log_mels
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import ASTConfig, ASTModel
 
@@ -128,6 +129,18 @@ class TestFinetune:
             for baseline in ("mean", "ridge"):
                 assert f"baseline_{baseline}_{dimension}_ccc" in results
         assert "seed 42" in results["protocol"] and "labels" in results["protocol"]
+
+    def test_card_holds_the_numbers_and_its_example_runs(self, finished, root):
+        folder = finished[0]
+        card = ModelCard.load(folder / "README.md")
+        results = json.loads((folder / "all_results.json").read_text())
+        values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        assert len(values) == 10 and results["protocol"] in card.text
+        assert all(value == pytest.approx(results[f"test_{name}"], abs=1e-4) for name, value in values.items())
+        example = re.search(r"```python\n(.*?)```", card.text, re.S)[1]
+        song = next(root.rglob("*.mp3"))
+        out, _ = run(sys.executable, "-c", example.replace("song.mp3", str(song)))
+        assert re.search(r"Prediction\(valence=\d\.\d+, arousal=\d", out)
 
     def test_no_song_and_no_artist_on_two_sides(self, finished):
         splits = [

@@ -51,8 +51,8 @@ def load_deam(
     split: str | os.PathLike = "random",
     labels: str = "repaired",
     seed: int = 42,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
     group_by_artist: bool = True,
 ) -> DatasetDict:
     """DEAM under `root`, as `train`, `validation` and `test`; the rows are those of `load_songs`.

@@ -31,8 +31,8 @@ def random_split(
     song_ids: Iterable[int],
     groups: Mapping[int, str] | None = None,
     seed: int = 42,
-    validation_fraction: float = 0.1,
-    test_fraction: float = 0.2,
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
 ) -> Splits:
     """Draw validation and test at random, all songs of a group (an artist) on one side.
 
@@ -53,7 +53,7 @@ def full_songs_split(
     song_ids: Iterable[int],
     groups: Mapping[int, str] | None = None,
     seed: int = 42,
-    validation_fraction: float = 0.1,
+    validation_fraction: float = 0.15,
 ) -> Splits:
     """MediaEval 2015: test on the full songs (ids from 2001), train and validate on the excerpts.
 

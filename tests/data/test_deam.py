@@ -147,7 +147,7 @@ class TestLoadSongs:
 
 class TestLoadDeam:
     def test_random_grouped_by_artist(self, root):
-        splits = load_deam(root)
+        splits = load_deam(root, validation_fraction=0.1, test_fraction=0.2)
         assert tuple(splits) == SPLIT_NAMES
         song_ids = [key for split in splits.values() for key in split["song_id"]]
         assert sorted(song_ids) == SONG_IDS
@@ -172,7 +172,7 @@ class TestLoadDeam:
         assert first["train"]["song_id"][:] != other["train"]["song_id"][:]
 
     def test_not_grouped_names_the_leak(self, root):
-        splits = load_deam(root, group_by_artist=False)
+        splits = load_deam(root, validation_fraction=0.1, test_fraction=0.2, group_by_artist=False)
         train = set(filter(None, splits["train"]["artist"]))
         leaks = sum(artist in train for name in ("validation", "test") for artist in splits[name]["artist"])
         assert leaks > 0

@@ -40,7 +40,7 @@ def assert_sound(splits, song_ids, groups=None):
 class TestRandomSplit:
     @pytest.mark.parametrize("seed", range(5))
     def test_no_song_and_no_artist_on_two_sides(self, seed):
-        splits = random_split(SONGS, ARTISTS, seed)
+        splits = random_split(SONGS, ARTISTS, seed, validation_fraction=0.1, test_fraction=0.2)
         assert_sound(splits, SONGS, ARTISTS)
         assert len(splits["test"]) == pytest.approx(60, abs=25)
         assert len(splits["validation"]) == pytest.approx(30, abs=20)
