@@ -53,9 +53,8 @@ def main() -> None:
 
     trained = json.loads((model_dir / experiment.RESULTS_NAME).read_text())["protocol"]
     scores = score(predict_songs(model, extractor, songs, arguments.batch_size), baselines.labels_of(songs))
-    print(
-        f"\nmodel: {trained}\nhere: {songs.info.description}\n{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n"
-    )
+    print(f"\nmodel: {trained}\nhere: {songs.info.description}")
+    print(f"{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n")
     print(report.score_table({"model": scores}).to_string(float_format="{:.3f}".format))
     if arguments.output:
         results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **scores}
