@@ -83,6 +83,11 @@ class SpecAugmentConfig:
     frequency_masks: int = _option(2, "Masks along frequency per window.")
     frequency_mask_bins: int = _option(15, "Upper bound of a frequency mask, in mel bands.")
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ConfigError(f"{name} must not be negative, but is {value}.")
+
 
 @dataclass
 class ModelConfig:
@@ -165,6 +170,10 @@ class TrainingConfig(TrainingArguments):
             )
         if self.remove_unused_columns:
             raise ConfigError("remove_unused_columns must be false: log-mels become windows in a transform.")
+        if self.dataloader_persistent_workers:
+            raise ConfigError(
+                "dataloader_persistent_workers must be false: with it, a seed no longer fixes the weights."
+            )
         if not 0 <= self.unfreeze_at <= 1:
             raise ConfigError(f"unfreeze_at is a share of the training in [0, 1], but is {self.unfreeze_at}.")
         # TrainingArguments refuses bf16 on a machine without an accelerator unless told that this is meant.
@@ -175,6 +184,8 @@ class TrainingConfig(TrainingArguments):
                 self.precision = launched if launched in ("bf16", "fp16") else hardware_precision()
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         self.precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+        if self.precision == "fp16" and self.use_cpu:
+            raise ConfigError("precision fp16 needs a GPU for its loss scaling; on a CPU take bf16 or fp32.")
         super().__post_init__()
         self.mixed_precision = "no" if self.precision == "fp32" else self.precision
 

@@ -51,7 +51,8 @@ def main() -> None:
     songs, _ = experiment.store_features(songs, extractor, config.data)
     songs = songs[arguments.songs]
 
-    trained = json.loads((model_dir / experiment.RESULTS_NAME).read_text())["protocol"]
+    results = model_dir / experiment.RESULTS_NAME
+    trained = json.loads(results.read_text())["protocol"] if results.is_file() else "of an unfinished run"
     scores = score(predict_songs(model, extractor, songs, arguments.batch_size), baselines.labels_of(songs))
     print(f"\nmodel: {trained}\nhere: {songs.info.description}")
     print(f"{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n")

@@ -116,6 +116,8 @@ class TestErrors:
             ("training: {eval_strategy: sometimes}", r"config.yaml: sometimes is not a valid IntervalStrategy"),
             ("training: {learning_rate: 1e-3}", r"two learning rates. Set backbone_learning_rate and head"),
             ("training: {remove_unused_columns: true}", r"remove_unused_columns must be false"),
+            ("training: {dataloader_persistent_workers: true}", r"persistent_workers must be false"),
+            ("spec_augment: {time_masks: -1}", r"time_masks must not be negative, but is -1"),
             ("training: {unfreeze_at: 25}", r"unfreeze_at is a share of the training in \[0, 1\], but is 25"),
         ],
     )
@@ -139,6 +141,11 @@ class TestErrors:
 
 
 class TestPrecision:
+    @pytest.mark.skipif(torch.accelerator.is_available(), reason="fp16 works on an accelerator")
+    def test_fp16_is_refused_on_a_cpu(self):
+        with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+            parse_config(["--precision", "fp16"])
+
     def test_can_be_overridden(self):
         training = parse_config(["--precision", "fp32"]).training
         assert (training.precision, training.bf16, training.fp16) == ("fp32", False, False)
@@ -148,8 +155,9 @@ class TestPrecision:
         assert (training.precision, training.bf16) == ("bf16", True)
 
     def test_accelerate_launch_is_asked_before_the_hardware_but_after_the_configuration(self, monkeypatch):
-        for launched, flags, expected in (("fp16", [], "fp16"), ("bf16", ["--precision", "fp32"], "fp32")):
-            monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+        monkeypatch.setattr("emotion_ft.config.hardware_precision", lambda: "fp32")
+        for flags, expected in (([], "bf16"), (["--precision", "fp32"], "fp32")):
             training = parse_config(flags).training
             assert training.precision == expected
             assert training.mixed_precision == {"fp32": "no"}.get(expected, expected)

@@ -181,6 +181,8 @@ class TestFinetune:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        (folder / "checkpoint-9999").mkdir()  # as if killed while saving
+        (folder / "checkpoint-9999" / "model.safetensors").write_bytes(b"half of it")
         assert process.returncode == -signal.SIGKILL and not (folder / "all_results.json").exists()
 
         _, err = finetune(config, "--output_dir", folder, code=1)
@@ -188,6 +190,31 @@ class TestFinetune:
         finetune(config, "--output_dir", folder, "--resume_from_checkpoint")
         first, resumed = (load_file(path / "model.safetensors") for path in (finished[0], folder))
         assert all(torch.equal(first[name], resumed[name]) for name in first)
+
+    def test_two_processes_equal_one_with_the_same_global_batch(self, config, tmp_path):
+        flags = [
+            config,
+            "--head_dropout",
+            "0",
+            "--num_train_epochs",
+            "4",
+            "--unfreeze_at",
+            "0.5",
+            "--dataloader_drop_last",
+        ]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "recipes/finetune.py"]
+        finetune(*flags, "--output_dir", tmp_path / "one")
+        run(*torchrun, *flags, "--per_device_train_batch_size", "4", "--output_dir", tmp_path / "two")
+        states, weights = [], []
+        for name in ("one", "two"):
+            state = max(
+                (tmp_path / name).glob("checkpoint-*/trainer_state.json"), key=lambda p: int(p.parent.name[11:])
+            )
+            states.append(json.loads(state.read_text())["global_step"])
+            weights.append(load_file(tmp_path / name / "model.safetensors"))
+        assert states[0] == states[1] == 12  # it would be twice as many, had there been one process
+        for tensor in weights[0]:
+            assert torch.allclose(weights[0][tensor], weights[1][tensor], atol=1e-5), tensor
 
     def test_interrupting_leaves_the_last_checkpoint_loadable(self, config, tmp_path):
         process = start(sys.executable, "recipes/finetune.py", config, "--output_dir", tmp_path)
@@ -248,6 +275,7 @@ class TestBadInput:
             (["--split", "weekly"], "weekly"),
             (["--checkpoint", "no/such-model"], "no/such-model"),
             (["--resume_from_checkpoint"], "no checkpoint to resume from"),
+            (["--f_max", "9000"], "section 'audio': 0 <= f_min < f_max <= 8000"),
         ],
     )
     def test_one_clear_sentence(self, config, tmp_path, flags, message):

@@ -152,11 +152,13 @@ def _store_missing(parts: list[list[dict]], files: list[Path], log_mel: LogMel, 
     bar.update(bar.total - sum(len(part) for part, _, _ in todo))
     if num_proc == 1:
         threads, bars = torch.get_num_threads(), datasets.are_progress_bars_disabled()
-        for job in todo:
-            bar.update(_store_part(*job))
-        torch.set_num_threads(threads)
-        if not bars:
-            datasets.enable_progress_bars()
+        try:
+            for job in todo:
+                bar.update(_store_part(*job))
+        finally:
+            torch.set_num_threads(threads)
+            if not bars:
+                datasets.enable_progress_bars()
     else:
         with ProcessPoolExecutor(num_proc) as pool:
             for done in as_completed([pool.submit(_store_part, *job) for job in todo]):

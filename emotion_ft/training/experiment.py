@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from datasets import DatasetDict
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import Config, DataConfig, TrainingConfig
 from ..data.deam import load_deam
@@ -28,6 +28,12 @@ class OutputDirError(UsageError):
     """The output folder holds a run that must not be overwritten, or no checkpoint to resume from."""
 
 
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The last whole checkpoint of a run; `trainer_state.json` is what the Trainer writes last."""
+    whole = Path(folder).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
+    return max((state.parent for state in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
 def prepare_output_dir(training: TrainingConfig) -> str | None:
     """Make the output folder and say which checkpoint to resume from, if any.
 
@@ -36,17 +42,17 @@ def prepare_output_dir(training: TrainingConfig) -> str | None:
             `resume_from_checkpoint` is set, or when there is nothing to resume from.
     """
     folder = Path(training.output_dir)
-    last = get_last_checkpoint(folder) if folder.is_dir() else None
+    last = last_checkpoint(folder)
     if training.resume_from_checkpoint:
         checkpoint = last if training.resume_from_checkpoint == "last" else training.resume_from_checkpoint
         if checkpoint is None or not Path(checkpoint).is_dir():
             raise OutputDirError(
                 f"no checkpoint to resume from: looked for '{checkpoint or folder / 'checkpoint-*'}'."
             )
-        return checkpoint
+        return str(checkpoint)
     finished = (folder / RESULTS_NAME).is_file()
     if (finished or last) and not training.overwrite_output_dir:
-        state = "a finished run" if finished else f"an unfinished run (up to {Path(last).name})"
+        state = "a finished run" if finished else f"an unfinished run (up to {last.name})"
         resume = "" if finished else " --resume_from_checkpoint to go on,"
         raise OutputDirError(
             f"'{folder}' already holds {state}:{resume} --overwrite_output_dir to start anew, "
@@ -62,7 +68,10 @@ def prepare_output_dir(training: TrainingConfig) -> str | None:
 
 def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
     """The front end of the audio section."""
-    return ASTEmotionFeatureExtractor(**config.audio.feature_extractor_kwargs())
+    try:
+        return ASTEmotionFeatureExtractor(**config.audio.feature_extractor_kwargs())
+    except ValueError as error:
+        raise UsageError(f"section 'audio': {error}") from error
 
 
 def load_collection(data: DataConfig, seed: int, split: str | None = None) -> DatasetDict:
@@ -100,14 +109,15 @@ def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTFor
         "loss": config.model.loss,
         "attn_implementation": config.model.attn_implementation,
     }
-    if config.model.checkpoint:
-        try:
+    try:
+        if config.model.checkpoint:
             return ASTForEmotionRegression.from_ast(
                 config.model.checkpoint, revision=config.model.checkpoint_revision, **settings
             )
-        except OSError as error:
-            raise UsageError(f"cannot load the AST checkpoint '{config.model.checkpoint}': {error}") from error
-    return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
+        return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
+    except (OSError, ValueError) as error:
+        name = config.model.checkpoint or "a model with random weights"
+        raise UsageError(f"section 'model': cannot make {name}: {error}") from error
 
 
 def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:

@@ -101,6 +101,15 @@ class EmotionTrainer(Trainer):
             logs |= {f"{part}_lr": float(rate) for part, rate in rates.items()}
         super().log(logs, *args, **kwargs)
 
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
+        # Stock Trainer heeds dataloader_drop_last in evaluation too, and would leave songs out of the scores.
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def evaluation_loop(self, *args, **kwargs):
         # A data loader draws a seed from the global generator. Put back, evaluations leave no trace in the training,
         # and a run killed between a checkpoint and the evaluation after it resumes to the same weights.

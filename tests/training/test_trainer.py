@@ -322,6 +322,12 @@ class TestLearning:
         run.train()
         assert run.state.epoch == 3
 
+    def test_no_song_is_dropped_from_an_evaluation(self, trainer, songs, extractor):
+        run = trainer(dataloader_drop_last=True, per_device_eval_batch_size=5)
+        evaluation = with_transform(songs, EvaluationTransform(extractor))
+        assert len(run.predict(evaluation).predictions) == SONGS == 24
+        assert run.args.dataloader_drop_last and len(run.get_train_dataloader()) == 6
+
     @pytest.mark.parametrize("precision", ["bf16", "fp32"])
     def test_precisions(self, trainer, precision):
         run = trainer(precision=precision, max_steps=2, eval_strategy="no", save_strategy="no",
