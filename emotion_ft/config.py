@@ -44,6 +44,13 @@ class DataConfig:
     rendered_songs: int = _option(0, "Render so many songs into data_root first, as a stand-in for DEAM (0: none).")
     rendered_seconds: float = _option(45.0, "Length of a rendered song, in seconds.")
 
+    def __post_init__(self):
+        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is a share in [0, 1], but is {getattr(self, name):g}.")
+        if self.num_proc < 1:
+            raise ConfigError(f"num_proc must be at least 1, but is {self.num_proc}.")
+
 
 @dataclass
 class AudioConfig:
@@ -186,6 +193,9 @@ class TrainingConfig(TrainingArguments):
         self.precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         if self.precision == "fp16" and self.use_cpu:
             raise ConfigError("precision fp16 needs a GPU for its loss scaling; on a CPU take bf16 or fp32.")
+        if self.ddp_find_unused_parameters is None and self.unfreeze_at > 0:
+            # Stock Trainer would turn this off with gradient checkpointing, and DDP wait for the frozen backbone.
+            self.ddp_find_unused_parameters = True
         super().__post_init__()
         self.mixed_precision = "no" if self.precision == "fp32" else self.precision
 
@@ -212,6 +222,12 @@ class Config:
     training: TrainingConfig
     gan: GanConfig
 
+    def __post_init__(self):
+        if self.model.loss != "mse" and self.training.per_device_train_batch_size < 2:
+            raise ConfigError(
+                f"loss {self.model.loss} needs a per_device_train_batch_size of 2 or more: CCC is a batch's."
+            )
+
     def save(self, folder: str | Path) -> Path:
         """Write `config.yaml` into `folder`; `parse_config` reads it back to the same configuration."""
         path = Path(folder) / CONFIG_NAME
@@ -225,6 +241,8 @@ SECTIONS = {f.name: f.type for f in fields(Config)}
 
 # Follow from `precision` and from the machine: saved, they would tie the file to it.
 _DERIVED = {"bf16", "fp16", "use_cpu", "dataloader_pin_memory", "gradient_checkpointing", "disable_tqdm", "debug"}
+# Said to one run: saved, they would let the file overwrite or resume where nobody asked for it.
+_COMMANDS = {"overwrite_output_dir", "resume_from_checkpoint"}
 
 
 def _plain(section: Any) -> dict[str, Any]:
@@ -236,7 +254,7 @@ def _plain(section: Any) -> dict[str, Any]:
         if (
             not f.init
             or f.name.endswith("token")
-            or f.name in _DERIVED
+            or f.name in _DERIVED | _COMMANDS
             or (f.name not in ours and value == _default(f))
         ):
             continue

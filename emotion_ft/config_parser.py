@@ -17,6 +17,17 @@ from transformers import HfArgumentParser
 from .config import SECTIONS, Config, ConfigError
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Bare YAML lets a repeated key replace the first one, and a second section all of the first."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = [key for key in keys if keys.count(key) > 1]
+        if repeated:
+            raise yaml.YAMLError(f"'{repeated[0]}' stands there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 class _Parser(HfArgumentParser):
     """Flags for all sections, whose errors are exceptions, so that they can name the YAML file they came from."""
 
@@ -33,7 +44,7 @@ def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise ConfigError(f"no configuration file at '{path}'; recipes/configs holds some to start from")
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml.load(path.read_text(), Loader=_UniqueKeys) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

@@ -30,11 +30,12 @@ def write_model_card(
     folder = Path(folder)
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
     name = folder.resolve().name
+    rendered = results["protocol"].startswith("songs rendered")
     scores = [
         EvalResult(
             task_type="audio-classification",
             task_name="Music emotion regression",
-            dataset_type="deam",
+            dataset_type="rendered" if rendered else "deam",
             dataset_name=results["protocol"],
             dataset_split="test",
             metric_type=f"{dimension}_{metric}",
@@ -56,6 +57,7 @@ def write_model_card(
         model_name=name,
         model_id=model_id or folder.as_posix(),
         table=table,
+        rendered=rendered,
         window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
         num_windows=extractor.num_windows,
         **results,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
@@ -46,9 +47,14 @@ def load_model(
         raise UsageError(f"no model in '{folder}': no such folder")
     try:
         extractor = ASTEmotionFeatureExtractor.from_pretrained(folder, revision=revision)
-        model = ASTForEmotionRegression.from_pretrained(folder, revision=revision)
-    except OSError as error:
+        model, loading = ASTForEmotionRegression.from_pretrained(folder, revision=revision, output_loading_info=True)
+    except (OSError, SafetensorError) as error:
         raise UsageError(f"no model in '{folder}': {error}") from error
+    absent = [*loading["missing_keys"], *loading["mismatched_keys"]]
+    if absent:
+        raise UsageError(
+            f"'{folder}' holds no model of emotion_ft: {len(absent)} tensors are missing, as {absent[0]}."
+        )
     return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"), extractor
 
 

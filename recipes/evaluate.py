@@ -21,7 +21,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num_proc", type=int, default=1, help="processes that compute log-mels (default: 1)")
     parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
     parser.add_argument("--output", help="also write the numbers to this JSON file")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
+        parser.error(f"--output: no folder '{Path(arguments.output).parent}'")
+    return arguments
 
 
 def main() -> None:
@@ -41,13 +44,23 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     disable_progress_bar()
     model_dir = Path(arguments.model)
-    config = parse_config([str(model_dir / CONFIG_NAME), "--data_root", arguments.data_root, "--rendered_songs", "0"])
+    config = parse_config(
+        [
+            str(model_dir / CONFIG_NAME),
+            "--data_root",
+            arguments.data_root,
+            "--rendered_songs",
+            "0",
+            "--precision",
+            "fp32",
+        ]
+    )
     config.data.labels = arguments.labels or config.data.labels
     config.data.num_proc = arguments.num_proc
 
     model, extractor = load_model(model_dir)
     split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
-    songs = experiment.load_collection(config.data, config.training.seed, split)
+    songs = experiment.load_side(config.data, split, arguments.songs)
     songs, _ = experiment.store_features(songs, extractor, config.data)
     songs = songs[arguments.songs]
 

@@ -49,6 +49,7 @@ def main() -> None:
 
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
+    validation = trainer.evaluate()
     output = trainer.predict(with_transform(songs["test"], EvaluationTransform(extractor)), metric_key_prefix="test")
     if not trainer.is_world_process_zero():
         return
@@ -70,7 +71,7 @@ def main() -> None:
         "epochs": trainer.state.epoch,
         "train_runtime": outcome.metrics["train_runtime"],
         "train_loss": outcome.training_loss,
-        "validation_mean_ccc": trainer.state.best_metric,
+        "validation_mean_ccc": validation["eval_mean_ccc"],
     }
     for name, row in scores.items():
         prefix = "test" if name == "model" else f"baseline_{name}"
@@ -91,4 +92,6 @@ if __name__ == "__main__":
     except UsageError as error:
         sys.exit(f"finetune: {error}")
     except KeyboardInterrupt:
-        sys.exit("finetune: interrupted; go on with --resume_from_checkpoint")
+        sys.exit(
+            "finetune: interrupted; go on with --resume_from_checkpoint, or as before if there is no checkpoint yet"
+        )

@@ -5,6 +5,7 @@ python recipes/render_songs.py deam_rendered --labels path/to/DEAM_Annotations
 """
 
 import argparse
+import sys
 import time
 
 
@@ -34,4 +35,9 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    from emotion_ft.errors import UsageError
+
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"render_songs: {error}")

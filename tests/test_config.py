@@ -93,6 +93,18 @@ class TestResolution:
         assert "secret" not in path.read_text()
         assert not {"use_cpu", "bf16", "fp16"} & set(yaml.safe_load(path.read_text())["training"])
 
+    def test_saved_configuration_holds_no_command_to_one_run(self, tmp_path):
+        config = parse_config(
+            ["--overwrite_output_dir", "--resume_from_checkpoint", "--gradient_checkpointing", "true"]
+        )
+        again = parse_config([str(config.save(tmp_path))]).training
+        assert not again.overwrite_output_dir and again.resume_from_checkpoint is None
+        assert again.gradient_checkpointing
+
+    def test_frozen_backbone_and_ddp(self):
+        assert parse_config(["--gradient_checkpointing", "true"]).training.ddp_find_unused_parameters is True
+        assert parse_config(["--unfreeze_at", "0"]).training.ddp_find_unused_parameters is None
+
     def test_ast_front_end_ignores_the_mel_settings(self):
         audio = AudioConfig(front_end="ast", seconds=3.0, num_windows=2)
         assert audio.feature_extractor_kwargs() == {"front_end": "ast", "num_windows": 2}
@@ -117,6 +129,10 @@ class TestErrors:
             ("training: {learning_rate: 1e-3}", r"two learning rates. Set backbone_learning_rate and head"),
             ("training: {remove_unused_columns: true}", r"remove_unused_columns must be false"),
             ("training: {dataloader_persistent_workers: true}", r"persistent_workers must be false"),
+            ("data: {max_bad_fraction: 5}", r"max_bad_fraction is a share in \[0, 1\], but is 5"),
+            ("data: {num_proc: 0}", r"num_proc must be at least 1"),
+            ("model: {loss: ccc}\ntraining: {per_device_train_batch_size: 1}", r"loss ccc needs a per_device"),
+            ("training: {seed: 1}\ntraining: {weight_decay: 1}", r"'training' stands there twice"),
             ("spec_augment: {time_masks: -1}", r"time_masks must not be negative, but is -1"),
             ("training: {unfreeze_at: 25}", r"unfreeze_at is a share of the training in \[0, 1\], but is 25"),
         ],

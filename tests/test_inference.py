@@ -13,9 +13,11 @@ import pytest
 import soundfile
 import soxr
 import torch
+from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
 from emotion_ft.data.audio import AudioError
-from emotion_ft.inference import EmotionCurve, Prediction, predict_file, predict_songs, write_predictions
+from emotion_ft.errors import UsageError
+from emotion_ft.inference import EmotionCurve, Prediction, load_model, predict_file, predict_songs, write_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +63,23 @@ def by_hand(model, extractor, log_mel, starts):
         with torch.no_grad():
             values.append(5 + 4 * model(window).logits[0].numpy())
     return np.array(values)
+
+
+class TestLoadModel:
+    def test_a_stock_ast_is_no_model_of_ours(self, tmp_path):
+        stock = ASTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        ASTForAudioClassification(stock).save_pretrained(tmp_path)
+        ASTFeatureExtractor().save_pretrained(tmp_path)
+        with pytest.raises(UsageError, match="holds no model of emotion_ft"):
+            load_model(tmp_path)
+
+    def test_damaged_weights_are_a_sentence(self, model, tiny_extractor, tmp_path):
+        model.save_pretrained(tmp_path)
+        tiny_extractor.save_pretrained(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:500])
+        with pytest.raises(UsageError, match="no model in"):
+            load_model(tmp_path)
 
 
 class TestPredictFile:

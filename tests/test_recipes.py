@@ -294,6 +294,15 @@ class TestEvaluate:
         for name in ("valence_r2", "arousal_ccc", "mean_rmse"):
             assert ours[name] == pytest.approx(theirs[f"test_{name}"], abs=1e-5)
 
+    def test_only_the_songs_asked_for_are_needed(self, finished, root, tmp_path):
+        copy = tmp_path / "copy"
+        shutil.copytree(root, copy)
+        kept = set((finished[0] / "splits" / "test.txt").read_text().split())
+        for path in copy.rglob("*.mp3"):
+            if path.stem not in kept:
+                path.unlink()
+        run(sys.executable, "recipes/evaluate.py", "--model", finished[0], "--data_root", copy)
+
     def test_missing_model_and_missing_songs(self, finished, tmp_path):
         for model, root in ((tmp_path, tmp_path), (finished[0], tmp_path / "nowhere")):
             _, err = run(sys.executable, "recipes/evaluate.py", "--model", model, "--data_root", root, code=1)

@@ -105,7 +105,7 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
     """
     if labels not in ("repaired", "distributed"):
         raise ValueError(f"labels must be 'repaired' or 'distributed', got {labels!r}")
-    root = Path(root).absolute()
+    root = Path(root).expanduser().absolute()
     static, curves, artists = read_static(root), read_dynamic(root), read_artists(root)
     audio = _find_audio(root)
     song_ids = sorted(audio.keys() & static.index)

@@ -23,6 +23,7 @@ from .annotations import (
     METADATA_FILES,
     RENDER_SETTINGS,
     STATIC_FILES,
+    files_under,
     find_file,
     read_dynamic,
     read_static,
@@ -70,12 +71,12 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
     A song depends on (seed, id) and its labels alone, so neither `num_proc` nor `songs` changes its bytes. Finished
     files are kept, so an interrupted call goes on where it stopped; `overwrite` renders them anew. With `num_proc`
     above 1, processes are spawned: call it under `if __name__ == "__main__":`.
-    Raises `UsageError` if `root` holds other music, or songs rendered with other settings and not `overwrite`;
-    `ValueError` for numbers out of range; `AnnotationError` for `labels` that cannot be read.
+    Raises `UsageError` if `root` holds other music, or songs rendered with other settings and not `overwrite`, and for
+    numbers out of range; `AnnotationError` for `labels` that cannot be read.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not (seconds >= 1 and num_proc >= 1 and seed >= 0):
-        raise ValueError(f"expected seconds >= 1, num_proc >= 1, seed >= 0; got {seconds}, {num_proc}, {seed}")
+        raise UsageError(f"expected seconds >= 1, num_proc >= 1, seed >= 0; got {seconds}, {num_proc}, {seed}")
     if labels is None:
         table = _draw(songs, seconds, seed)
         files = {name: text.encode() for name, text in _annotations(table, seconds, seed).items()}
@@ -101,8 +102,10 @@ def _settle(root, settings, overwrite):
     """Make `root` ready for songs with these settings, or raise `UsageError`."""
     path = root / RENDER_SETTINGS
     holds = [file for folder in {AUDIO, *FOLDERS.values()} for file in (root / folder).glob("*.*")]
-    if not path.exists() and holds:
-        raise UsageError(f"{root} holds files that were not rendered here, {holds[0]}: choose another folder")
+    if not path.exists() and root.is_dir():
+        foreign = next((file for file in files_under(root) if file.suffix.lower() in (".mp3", ".wav", ".csv")), None)
+        if foreign:
+            raise UsageError(f"{root} holds files that were not rendered here, {foreign}: choose another folder")
     if path.exists():
         found = json.loads(path.read_text())
         if found != settings and not overwrite:
@@ -151,7 +154,7 @@ def _draw(songs, seconds, seed):
     """{song_id: (artist, valence curve, arousal curve)}, curves float64 in [-1, 1] at `CONTROL_RATE`."""
     ids = [i for i in range(2, 2001) if i % 4 or i > 1000]  # 749 up to 1000, where DEAM has 744, and all after
     if not 1 <= songs <= len(ids):
-        raise ValueError(f"expected 1 to {len(ids)} songs (DEAM's ids end at 2000), got {songs}")
+        raise UsageError(f"expected 1 to {len(ids)} songs (DEAM's ids end at 2000), got {songs}")
     # The R2 sequence (Roberts 2018, "The unreasonable effectiveness of quasirandom sequences"): its first n points
     # are evenly spread for every n, so that the sample correlation does not wander, and more songs change no label.
     shift = np.random.default_rng([seed, 2]).random(2)

@@ -10,12 +10,13 @@ from datasets import DatasetDict
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import Config, DataConfig, TrainingConfig
-from ..data.deam import load_deam
+from ..data.deam import load_deam, load_songs
 from ..data.features import BadFile, store_log_mels
-from ..data.splits import write_split
+from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from . import report
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def prepare_output_dir(training: TrainingConfig) -> str | None:
         OutputDirError: when the folder already holds a run and neither `overwrite_output_dir` nor
             `resume_from_checkpoint` is set, or when there is nothing to resume from.
     """
-    folder = Path(training.output_dir)
+    folder = Path(training.output_dir).expanduser()
     last = last_checkpoint(folder)
     if training.resume_from_checkpoint:
         checkpoint = last if training.resume_from_checkpoint == "last" else training.resume_from_checkpoint
@@ -60,10 +61,17 @@ def prepare_output_dir(training: TrainingConfig) -> str | None:
         )
     with PartialState().main_process_first():
         if PartialState().is_main_process:
-            for old in [*folder.glob("checkpoint-*"), folder / "runs", folder / RESULTS_NAME]:
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
+            if finished or last:
+                _clear(folder)
     return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run, and with it every file that would stand beside the next run's split and not belong to it."""
+    names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.PLOTS_NAME, "README.md", "runs")
+    for old in [*folder.glob("checkpoint-*"), *(folder / name for name in names)]:
+        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
 
 
 def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
@@ -74,16 +82,16 @@ def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
         raise UsageError(f"section 'audio': {error}") from error
 
 
-def load_collection(data: DataConfig, seed: int, split: str | None = None) -> DatasetDict:
+def load_collection(data: DataConfig, seed: int) -> DatasetDict:
     """The songs of the data section, rendered first when it asks for that, split; see `load_deam`."""
     if data.data_root is None:
         raise UsageError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
     with PartialState().main_process_first():
-        if data.rendered_songs:
+        if data.rendered_songs and PartialState().is_main_process:
             render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
         return load_deam(
             data.data_root,
-            split=split or data.split,
+            split=data.split,
             labels=data.labels,
             seed=seed,
             validation_fraction=data.validation_fraction,
@@ -92,12 +100,40 @@ def load_collection(data: DataConfig, seed: int, split: str | None = None) -> Da
         )
 
 
+def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
+    """The songs of one side of a folder of id lists, alone; the others' audio need not be there.
+
+    Raises:
+        UsageError: when none of them is in the collection.
+    """
+    songs = load_songs(data.data_root, data.labels)
+    listed = set(read_split(split)[side])
+    rows = [row for row, song_id in enumerate(songs["song_id"]) if song_id in listed]
+    if not rows:
+        raise UsageError(f"none of the {len(listed)} songs in {Path(split) / side}.txt is under {data.data_root}")
+    if len(rows) < len(listed):
+        logger.warning(
+            "%d of the %d %s songs are not under %s", len(listed) - len(rows), len(listed), side, data.data_root
+        )
+    chosen = songs.select(rows)
+    chosen.info.description = f"{songs.info.description}; the {side} songs of the id lists in {split}"
+    return DatasetDict({side: chosen})
+
+
 def store_features(
     songs: DatasetDict, extractor: ASTEmotionFeatureExtractor, data: DataConfig
 ) -> tuple[DatasetDict, list[BadFile]]:
     """`store_log_mels` with the data section's settings; one process computes, the others read."""
     with PartialState().main_process_first():
-        return store_log_mels(songs, extractor, data.cache_dir, data.num_proc, data.min_seconds, data.max_bad_fraction)
+        songs, bad = store_log_mels(
+            songs, extractor, data.cache_dir, data.num_proc, data.min_seconds, data.max_bad_fraction
+        )
+    for name, side in songs.items():
+        if len(side) < 2:
+            raise UsageError(
+                f"{name} holds {len(side)} usable songs, but scores need at least two: enlarge its share."
+            )
+    return songs, bad
 
 
 def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTForEmotionRegression:

@@ -28,8 +28,9 @@ def score_table(scores: dict[str, dict[str, float]]) -> pd.DataFrame:
 def write_results(folder: str | Path, results: dict[str, float | int | str]) -> Path:
     """Write `all_results.json`. It comes last: its presence marks a finished run."""
     path = Path(folder, "all_results.json")
-    path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    return path
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+    return part.replace(path)
 
 
 def write_predictions(
@@ -80,7 +81,8 @@ def plot_learning_curve(folder: str | Path, state: TrainerState, unfreeze_at: fl
         if 0 < unfrozen < state.epoch:
             axes.axvline(unfrozen, color="grey", linestyle=":", label="unfrozen")
         axes.set(title=title, xlabel="epoch", yscale=scale)
-        axes.legend(fontsize="small")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
     return _save(figure, folder, "learning_curve.png")
 
 

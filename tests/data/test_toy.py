@@ -64,6 +64,16 @@ def test_headers_equal_the_distributed_ones(root):
             assert ours.readline() == distributed.readline()
 
 
+def test_other_music_is_never_touched(tmp_path):
+    (tmp_path / "MEMD_audio").mkdir()
+    (tmp_path / "MEMD_audio" / "2.mp3").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match="choose another folder"):
+        render_deam(tmp_path, songs=2, seconds=1)
+    with pytest.raises(UsageError, match="choose another folder"):
+        render_deam(tmp_path, songs=2, seconds=1, overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["2.mp3"]
+
+
 def test_files_are_stereo_mp3s_of_the_asked_length(root):
     for path in (root / AUDIO).iterdir():
         info = soundfile.info(path)
