@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from .data.deam import load_deam
     from .data.features import store_log_mels
     from .inference import predict_file
-    from .modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+    from .modeling import (
+        ASTEmotionConfig,
+        ASTEmotionFeatureExtractor,
+        ASTForEmotionRegression,
+        MelDiscriminator,
+        MelGanConfig,
+        MelGenerator,
+    )
     from .training.metrics import EmotionMetric
     from .training.trainer import EmotionTrainer
 
@@ -25,6 +32,9 @@ __all__ = [
     "Config",
     "EmotionMetric",
     "EmotionTrainer",
+    "MelDiscriminator",
+    "MelGanConfig",
+    "MelGenerator",
     "TrainingConfig",
     "load_deam",
     "parse_config",

@@ -202,13 +202,67 @@ class TrainingConfig(TrainingArguments):
 
 @dataclass
 class GanConfig:
-    """The conditional mel GAN. What it shares with fine-tuning (seed, schedule, clipping, ...) is in `training`."""
+    """The conditional mel GAN. What it shares with fine-tuning (seed, precision, clipping, ...) is in `training`."""
 
     _argument_group_name = "gan"
 
-    label_smoothing: float = _option(0.1, "One-sided label smoothing of the discriminator's real target, in [0, 1).")
-    generator_learning_rate: float = _option(2e-4, "Peak learning rate of the generator.")
-    discriminator_learning_rate: float = _option(2e-4, "Peak learning rate of the discriminator.")
+    gan_output_dir: str = _option("runs/gan", "Where the generator, its numbers and its samples go.")
+    finetuned: str | None = _option(
+        None, "The fine-tuned run whose train split the GAN learns and whose model measures it; null: output_dir."
+    )
+    gan_steps: int = _option(20000, "Optimizer steps of each network.")
+    gan_batch_size: int = _option(32, "Windows per device and step before accumulation.")
+    gan_channels: int = _option(16, "Feature maps at the finest scale.")
+    latent_size: int = _option(64, "Numbers that tell windows with the same emotion apart.")
+    adversarial_loss: Literal["hinge", "bce"] = _option("hinge", "What generator and discriminator play for.")
+    label_smoothing: float = _option(0.1, "One-sided label smoothing of bce: real windows' target is 1 less this.")
+    emotion_weight: float = _option(10.0, "Weight of a frozen regressor's squared error on generated windows.")
+    regressor_steps: int = _option(1000, "Optimizer steps of that regressor, on real training windows.")
+    generator_learning_rate: float = _option(1e-3, "Peak learning rate of the generator.")
+    discriminator_learning_rate: float = _option(1e-3, "Peak learning rate of the discriminator.")
+    gan_beta1: float = _option(0.0, "AdamW's first beta, of both networks.")
+    gan_beta2: float = _option(0.99, "AdamW's second beta, of both networks.")
+    gan_warmup: float = _option(0.05, "Share of the steps during which both learning rates rise, in [0, 1).")
+    ema_decay: float = _option(0.99, "Decay of the moving average of the generator's weights, which is what is kept.")
+    reference_fraction: float = _option(0.2, "Share of the training songs that only measure the GAN, in (0, 1).")
+    reference_windows: int = _option(8, "Evenly spaced windows of each of these songs.")
+    measure_steps: int = _option(500, "Steps between two measures, each with a sample grid and a checkpoint.")
+
+    def __post_init__(self):
+        for name in ("gan_steps", "gan_channels", "latent_size", "reference_windows", "measure_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        for name in ("label_smoothing", "gan_beta1", "gan_beta2", "gan_warmup", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in [0, 1), but is {getattr(self, name):g}.")
+        if self.gan_batch_size < 2:
+            raise ConfigError(f"gan_batch_size must be at least 2, but is {self.gan_batch_size}.")
+        if min(self.emotion_weight, self.regressor_steps) < 0:
+            raise ConfigError("emotion_weight and regressor_steps must not be negative.")
+        if not 0 < self.reference_fraction < 1:
+            raise ConfigError(f"reference_fraction is a share in (0, 1), but is {self.reference_fraction:g}.")
+
+
+@dataclass
+class SyntheticConfig:
+    """Windows that a GAN makes, among the training songs and nowhere else."""
+
+    _argument_group_name = "synthetic"
+
+    gan: str | None = _option(None, "Folder of a trained GAN whose windows join the training songs.")
+    synthetic_fraction: float = _option(0.3, "Share of an epoch's windows that it makes, in [0, 1).")
+    confirm_with: str | None = _option(
+        None, "Folder of a model, fine-tuned on these training songs, that has to hear the emotion asked for."
+    )
+    confirm_within: float = _option(0.5, "How far off it may be in valence and in arousal, on the 1-9 scale.")
+
+    def __post_init__(self):
+        if not 0 <= self.synthetic_fraction < 1:
+            raise ConfigError(f"synthetic_fraction is a share in [0, 1), but is {self.synthetic_fraction:g}.")
+        if not self.confirm_within > 0:
+            raise ConfigError(f"confirm_within must be positive, but is {self.confirm_within:g}.")
+        if self.confirm_with and not self.gan:
+            raise ConfigError("confirm_with judges the windows of a GAN, but gan is not set.")
 
 
 @dataclass
@@ -221,6 +275,7 @@ class Config:
     model: ModelConfig
     training: TrainingConfig
     gan: GanConfig
+    synthetic: SyntheticConfig
 
     def __post_init__(self):
         if self.model.loss != "mse" and self.training.per_device_train_batch_size < 2:

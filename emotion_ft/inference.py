@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from .data.audio import read_pieces
 from .data.augment import EvaluationTransform
+from .data.synthetic import refuse_synthetic
 from .errors import UsageError
 from .modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
 
@@ -123,6 +124,7 @@ def predict_songs(
         songs: with `log_mel`, as `store_log_mels` returns them.
         batch_size: windows a forward pass.
     """
+    refuse_synthetic(songs)
     decode = EvaluationTransform(extractor).decode
     log_mels = (
         decode(row["log_mel"]) for row in tqdm(songs.select_columns("log_mel"), desc="Predicting", unit="song")

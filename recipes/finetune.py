@@ -21,6 +21,7 @@ def main() -> None:
     from emotion_ft.hub import write_model_card
     from emotion_ft.scale import from_unit
     from emotion_ft.training import baselines, experiment, report
+    from emotion_ft.training.gan_inputs import mix_synthetic
     from emotion_ft.training.metrics import score
     from emotion_ft.training.trainer import EmotionTrainer
 
@@ -36,11 +37,15 @@ def main() -> None:
     songs = experiment.load_collection(config.data, training.seed)
     songs, bad_files = experiment.store_features(songs, extractor, config.data)
     protocol = songs["test"].info.description
+    if config.synthetic.gan:
+        train = mix_synthetic(config, songs, extractor)
+    else:
+        train = with_transform(songs["train"], TrainingTransform(extractor, config.spec_augment, training.seed))
     model = experiment.build_model(config, extractor)
     trainer = EmotionTrainer(
         model=model,
         args=training,
-        train_dataset=with_transform(songs["train"], TrainingTransform(extractor, config.spec_augment, training.seed)),
+        train_dataset=train,
         eval_dataset=with_transform(songs["validation"], EvaluationTransform(extractor)),
         processing_class=extractor,
     )
@@ -67,6 +72,7 @@ def main() -> None:
     results = {
         "protocol": protocol,
         **{f"{name}_songs": len(split) for name, split in songs.items()},
+        "synthetic_windows": len(train) - len(songs["train"]),
         "bad_files": len(bad_files),
         "epochs": trainer.state.epoch,
         "train_runtime": outcome.metrics["train_runtime"],
@@ -79,7 +85,9 @@ def main() -> None:
     table = report.score_table(scores)
     write_model_card(folder, results, table.to_markdown(floatfmt=".3f"), training.hub_model_id)
     report.write_results(folder, results)
-    print(f"\n{protocol}\n{len(labels)} held-out songs, valence (V) and arousal (A), RMSE and MAE on the 1-9 scale\n")
+    made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
+    print(f"\n{protocol}{made}")
+    print(f"{len(labels)} held-out songs, valence (V) and arousal (A), RMSE and MAE on the 1-9 scale\n")
     print(table.to_string(float_format="{:.3f}".format))
     print(f"\nModel, numbers and plots: {folder}")
 

@@ -42,6 +42,8 @@ def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.G
 class EvaluationTransform:
     """Rows -> `input_values` (windows, frames, mels), evenly spaced, and `labels` (2,) in [-1, 1]."""
 
+    columns = tuple(COLUMNS)
+
     def __init__(self, extractor: SequenceFeatureExtractor):
         self.extractor = extractor
 
@@ -83,4 +85,4 @@ class TrainingTransform(EvaluationTransform):
 
 def with_transform(songs: Dataset, transform: EvaluationTransform) -> Dataset:
     """A view of stored songs that yields what the model sees; only the needed columns are read."""
-    return songs.with_transform(transform, columns=COLUMNS)
+    return songs.with_transform(transform, columns=list(transform.columns))

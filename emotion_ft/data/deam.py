@@ -42,6 +42,7 @@ FEATURES = Features(
         "curve_start": Value("float32"),
         "curve_valence": List(Value("float32")),
         "curve_arousal": List(Value("float32")),
+        "synthetic": Value("bool"),
     }
 )
 
@@ -98,6 +99,7 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
     - `song_id`, `artist` (None where unknown), `audio`: the path, under "path"
     - `valence`, `arousal`: means over the annotators, 1-9, and their standard deviations `valence_std`, `arousal_std`
     - `curve_valence`, `curve_arousal`: in [-1, 1], every 0.5 s from `curve_start` seconds; None without dynamic CSVs
+    - `synthetic`: False; what a generator made is marked True
 
     Audio is found at any depth by its name, the song id (`DEAM_audio/MEMD_audio/2.mp3`). Songs with only one of
     annotation and audio are left out with a warning. `info.description` names the treatment of the labels.
@@ -133,6 +135,7 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
         "curve_start": [curve and curve.start for curve in found],
         "curve_valence": [curve and curve.valence for curve in found],
         "curve_arousal": [curve and curve.arousal for curve in found],
+        "synthetic": [False] * len(song_ids),
     }
     collection = "songs rendered in DEAM's layout" if find_file(root, RENDER_SETTINGS) else "DEAM"
     # Dataset.from_dict would encode the paths, and for that import torchcodec.

@@ -44,8 +44,8 @@ def random_split(
         raise SplitError(
             f"validation_fraction {validation_fraction} and test_fraction {test_fraction} leave nothing to train on"
         )
-    rest, test = _draw(song_ids, groups, seed, test_fraction, "test_fraction")
-    train, validation = _draw(rest, groups, seed, validation_fraction / (1 - test_fraction), "validation_fraction")
+    rest, test = split_off(song_ids, groups, seed, test_fraction, "test_fraction")
+    train, validation = split_off(rest, groups, seed, validation_fraction / (1 - test_fraction), "validation_fraction")
     return {"train": train, "validation": validation, "test": test}
 
 
@@ -72,7 +72,7 @@ def full_songs_split(
     rest = [song_id for song_id in excerpts if _group(song_id, groups) not in tested]
     if len(rest) < len(excerpts):
         logger.info("left out %d excerpts by artists of the full songs", len(excerpts) - len(rest))
-    train, validation = _draw(rest, groups, seed, validation_fraction, "validation_fraction")
+    train, validation = split_off(rest, groups, seed, validation_fraction, "validation_fraction")
     return {"train": train, "validation": validation, "test": test}
 
 
@@ -135,6 +135,17 @@ def id_list_split(folder: str | os.PathLike, song_ids: Iterable[int]) -> Splits:
     return splits
 
 
+def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
+    """Raise a `SplitError` if `what` was trained on songs that `splits` holds out for validation or test."""
+    trained_on = set(trained_on)
+    for name in ("validation", "test"):
+        if leaked := sorted(trained_on & set(splits[name])):
+            raise SplitError(
+                f"{what} was trained on {len(leaked)} of the {len(splits[name])} {name} songs: {_first(leaked)}. "
+                "Scores on them would say nothing; use the split that it was trained with, or train it anew."
+            )
+
+
 def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
     """The validation and test songs whose artist, named by `groups`, also has songs in train: leaks to report."""
     trained = {_group(song_id, groups) for song_id in splits["train"]}
@@ -142,10 +153,13 @@ def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
     return [song_id for song_id in held_out if _group(song_id, groups) in trained]
 
 
-def _draw(
+def split_off(
     song_ids: Iterable[int], groups: Mapping[int, str] | None, seed: int, fraction: float, option: str
 ) -> tuple[list[int], list[int]]:
-    """(rest, drawn), both sorted: `fraction` of the groups are drawn, at least one."""
+    """(rest, drawn), both sorted: `fraction` of the groups are drawn at random, at least one.
+
+    Raises `SplitError`, naming `option`, if one side would be empty.
+    """
     song_ids = sorted(set(song_ids))
     labels = [_group(song_id, groups) for song_id in song_ids]
     artists = len(set(labels))

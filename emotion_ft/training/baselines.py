@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 
@@ -20,9 +20,19 @@ def mel_statistics(songs: Dataset, num_mel_bins: int) -> np.ndarray:
     statistics = []
     for row in songs.select_columns("log_mel"):
         x = np.frombuffer(row["log_mel"], np.float16).reshape(-1, num_mel_bins).astype(np.float32)
-        x = (x - x.mean()) / (x.std() + 1e-8)
-        statistics.append(np.concatenate([x.mean(0), x.std(0), np.abs(np.diff(x, axis=0)).mean(0)]))
+        statistics.append(band_statistics((x - x.mean()) / (x.std() + 1e-8)))
     return np.stack(statistics)
+
+
+def band_statistics(spectrogram: np.ndarray) -> np.ndarray:
+    """Per-band mean, deviation and mean absolute frame difference of (frames, mels): (3 * mels,)."""
+    differences = np.abs(np.diff(spectrogram, axis=0))
+    return np.concatenate([spectrogram.mean(0), spectrogram.std(0), differences.mean(0)])
+
+
+def ridge() -> Pipeline:
+    """Standardise, then ridge regression, its penalty chosen by leave-one-out."""
+    return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(0, 5, 21)))
 
 
 def mean_baseline(train: Dataset, test: Dataset) -> np.ndarray:
@@ -32,6 +42,5 @@ def mean_baseline(train: Dataset, test: Dataset) -> np.ndarray:
 
 def ridge_baseline(train: Dataset, test: Dataset, num_mel_bins: int) -> np.ndarray:
     """Ridge regression on mel statistics, (songs, 2); its penalty is chosen by leave-one-out on the training songs."""
-    model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(0, 5, 21)))
-    model.fit(mel_statistics(train, num_mel_bins), labels_of(train))
+    model = ridge().fit(mel_statistics(train, num_mel_bins), labels_of(train))
     return model.predict(mel_statistics(test, num_mel_bins))

@@ -29,21 +29,33 @@ class OutputDirError(UsageError):
     """The output folder holds a run that must not be overwritten, or no checkpoint to resume from."""
 
 
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The last whole checkpoint of a run; `trainer_state.json` is what the Trainer writes last."""
-    whole = Path(folder).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    return max((state.parent for state in whole), key=lambda path: int(path.name.split("-")[1]), default=None)
+def checkpoints(folder: str | Path, state_name: str = TRAINER_STATE_NAME) -> list[Path]:
+    """The whole checkpoints of a run, oldest first; `state_name` is the file that is written last."""
+    whole = [state.parent for state in Path(folder).glob(f"checkpoint-*/{state_name}") if state.parent.suffix == ""]
+    return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
 
 
-def prepare_output_dir(training: TrainingConfig) -> str | None:
+def last_checkpoint(folder: str | Path, state_name: str = TRAINER_STATE_NAME) -> Path | None:
+    """The last whole checkpoint of a run."""
+    return next(reversed(checkpoints(folder, state_name)), None)
+
+
+def prepare_output_dir(
+    training: TrainingConfig, output_dir: str | None = None, state_name: str = TRAINER_STATE_NAME
+) -> str | None:
     """Make the output folder and say which checkpoint to resume from, if any.
+
+    Args:
+        training: with `overwrite_output_dir` and `resume_from_checkpoint`.
+        output_dir: the folder, when it is not `training.output_dir`.
+        state_name: the file that makes a checkpoint whole.
 
     Raises:
         OutputDirError: when the folder already holds a run and neither `overwrite_output_dir` nor
             `resume_from_checkpoint` is set, or when there is nothing to resume from.
     """
-    folder = Path(training.output_dir).expanduser()
-    last = last_checkpoint(folder)
+    folder = Path(output_dir or training.output_dir).expanduser()
+    last = last_checkpoint(folder, state_name)
     if training.resume_from_checkpoint:
         checkpoint = last if training.resume_from_checkpoint == "last" else training.resume_from_checkpoint
         if checkpoint is None or not Path(checkpoint).is_dir():
@@ -69,7 +81,8 @@ def prepare_output_dir(training: TrainingConfig) -> str | None:
 
 def _clear(folder: Path) -> None:
     """Remove a run, and with it every file that would stand beside the next run's split and not belong to it."""
-    names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.PLOTS_NAME, "README.md", "runs")
+    names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.PLOTS_NAME, "README.md")
+    names += (report.TRACKING_NAME, "discriminator", "regressor")
     for old in [*folder.glob("checkpoint-*"), *(folder / name for name in names)]:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
 

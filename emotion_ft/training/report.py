@@ -8,10 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
+from ..scale import from_unit
 from .metrics import DIMENSIONS, METRICS
 
 PREDICTIONS_NAME = "predictions.csv"
 PLOTS_NAME = "plots"
+TRACKING_NAME = "runs"  # where TensorBoard looks
 
 
 def score_table(scores: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -114,3 +116,87 @@ def plot_valence_arousal(
         axes.set(xlim=(1, 9), ylim=(1, 9), aspect="equal")
     figure.suptitle(title, fontsize="small", wrap=True)
     return _save(figure, folder, "valence_arousal.png")
+
+
+def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Rows of `quality.QualityMeter` by name -> a table."""
+    columns = {
+        "frechet": "FD",
+        "frechet_share": "FD share",
+        "valence_ccc": "V CCC",
+        "arousal_ccc": "A CCC",
+        "valence_ccc_ridge": "V CCC ridge",
+        "arousal_ccc_ridge": "A CCC ridge",
+        "diversity_across": "across",
+        "diversity_within": "within",
+        "nearest": "nearest",
+    }
+    table = pd.DataFrame([{title: row.get(name) for name, title in columns.items()} for row in rows.values()])
+    return table.set_index(pd.Index(rows))
+
+
+def write_ablation(folder: str | Path, runs: pd.DataFrame, table: pd.DataFrame, protocol: str) -> None:
+    """Write `ablation.csv`, a row a run, and `ablation.md`, the table under its protocol."""
+    runs.to_csv(Path(folder, "ablation.csv"), index=False, float_format="%.5f")
+    Path(folder, "ablation.md").write_text(f"{protocol}\n\n{table.reset_index().to_markdown(index=False)}\n")
+
+
+def plot_ablation(folder: str | Path, runs: pd.DataFrame, title: str) -> Path:
+    """Write `plots/ablation.png`: R² and CCC of every arm against the number of training songs, ± one deviation."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    panels = [(f"test_{d}_{m}", f"{d}, {t}") for m, t in (("r2", "R²"), ("ccc", "CCC")) for d in DIMENSIONS]
+    arms = list(dict.fromkeys(runs["arm"]))
+    for axes, (column, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for shift, arm in enumerate(arms):
+            scores = runs[runs["arm"] == arm].groupby("songs")[column]
+            mean, deviation = scores.mean(), scores.std(ddof=1)
+            places = mean.index * 1.02 ** (shift - (len(arms) - 1) / 2)  # beside each other
+            axes.errorbar(places, mean, deviation, marker="o", capsize=3, label=arm)
+        axes.set(title=label, xlabel="training songs", xscale="log")
+        axes.set_xticks(sorted(set(runs["songs"])), [str(size) for size in sorted(set(runs["songs"]))], minor=False)
+        axes.minorticks_off()
+    figure.axes[0].legend(fontsize="small")
+    figure.suptitle(title, fontsize="x-small", wrap=True)
+    return _save(figure, folder, "ablation.png")
+
+
+def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict[str, float]) -> Path:
+    """Write `plots/quality.png`: every measure of a GAN against steps, real windows as dotted lines."""
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    panels = {
+        "Fréchet distance": {"frechet": "generated"},
+        "fidelity, CCC of the AST": {f"{dimension}_ccc": dimension for dimension in DIMENSIONS},
+        "diversity, share of real": {"diversity_across": "across", "diversity_within": "within", "nearest": "nearest"},
+        "discriminator's accuracy": {"discriminator_accuracy": "smoothed"},
+    }
+    for axes, (title, keys) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for key, label in keys.items():
+            (line,) = axes.plot([row["step"] for row in history], [row[key] for row in history], ".-", label=label)
+            if key in real:
+                axes.axhline(real[key], color=line.get_color(), linestyle=":")
+        axes.set(title=title, xlabel="step")
+        axes.legend(fontsize="small")
+    figure.axes[0].set_yscale("log")
+    return _save(figure, folder, "quality.png")
+
+
+def plot_samples(folder: str | Path, step: int, made: np.ndarray, real: np.ndarray, axes: list[np.ndarray]) -> Path:
+    """Write `plots/samples-<step>.png`: windows over the valence-arousal plane, generated and real beside each other.
+
+    Args:
+        made, real: (arousals, valences, frames, mels), the real ones of the training songs nearest to these emotions.
+        axes: the valences and the arousals asked for, in [-1, 1], rising.
+    """
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    gap = 4
+    for panel, windows, title in zip(
+        figure.subplots(1, 2), (made, real), (f"generated, step {step}", "real, nearest training songs"), strict=True
+    ):
+        padded = np.pad(windows, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
+        frames, mels = padded.shape[2:]
+        mosaic = padded.transpose(0, 3, 1, 2).reshape(len(windows) * mels, -1)  # arousal and bands up, time right
+        panel.imshow(mosaic, origin="lower", aspect="auto", vmin=-2.5, vmax=2.5, cmap="magma", interpolation="none")
+        for values, size, place in zip(axes, (frames, mels), (panel.set_xticks, panel.set_yticks), strict=True):
+            place(np.arange(len(values)) * size + size / 2, [f"{from_unit(value):.1f}" for value in values])
+        panel.set(title=title, xlabel="valence, 1-9 (in a window: frames)", ylabel="arousal, 1-9 (in a window: bands)")
+    return _save(figure, folder, f"samples-{step:06d}.png")

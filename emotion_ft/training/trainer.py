@@ -10,6 +10,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..config import TrainingConfig
 from ..data.augment import TrainingTransform
+from ..data.synthetic import refuse_synthetic
 from .callbacks import EpochCallback, LearningRateProgress, UnfreezeCallback
 from .metrics import compute_metrics
 
@@ -101,12 +102,14 @@ class EmotionTrainer(Trainer):
             logs |= {f"{part}_lr": float(rate) for part, rate in rates.items()}
         super().log(logs, *args, **kwargs)
 
-    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
+    def _get_dataloader(self, dataset, *args, is_training: bool = False, **kwargs):
+        if not is_training:
+            refuse_synthetic(dataset)
         # Stock Trainer heeds dataloader_drop_last in evaluation too, and would leave songs out of the scores.
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
 

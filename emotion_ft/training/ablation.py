@@ -1,0 +1,238 @@
+"""Which part of the training helps: the same recipes with and without it, on the same test songs, over seeds.
+
+A study is a list of arms. Every arm runs once a train-set size and seed; all arms of a size and seed see the same
+training songs and take the same number of optimizer steps.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from datasets import DatasetDict
+from tqdm.auto import tqdm
+
+from ..data.splits import write_split
+from ..errors import UsageError
+from .experiment import RESULTS_NAME, SPLITS_NAME, last_checkpoint
+
+NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
+
+
+class AblationError(UsageError):
+    """A study that cannot be planned, or one of whose runs has failed."""
+
+
+class Arm(NamedTuple):
+    """One way to train.
+
+    Args:
+        name: as the table shows it.
+        recipe: which recipe trains it.
+        flags: what it changes; "{gan}" and "{plain}" stand for the folders of those runs of the same size and seed.
+        state: the file that makes one of its checkpoints whole.
+        shown: whether it is a row of the table, or only what others need.
+    """
+
+    name: str
+    recipe: str
+    flags: tuple[str, ...]
+    state: str = "trainer_state.json"
+    shown: bool = True
+
+
+def _gan(name: str, *flags: str, shown: bool = True) -> Arm:
+    return Arm(name, "train_gan", ("--finetuned", "{plain}", *flags), "gan_state.json", shown)
+
+
+STUDIES = {
+    "training": (
+        Arm("plain", "finetune", NO_MASKS),
+        Arm("+ SpecAugment", "finetune", ()),
+        _gan("gan", shown=False),
+        Arm("+ GAN", "finetune", (*NO_MASKS, "--gan", "{gan}")),
+        Arm("+ both", "finetune", ("--gan", "{gan}")),
+    ),
+    "losses": (
+        Arm("plain", "finetune", (), shown=False),
+        _gan("hinge", "--adversarial_loss", "hinge"),
+        _gan("bce", "--adversarial_loss", "bce"),
+        _gan("hinge, no emotion term", "--adversarial_loss", "hinge", "--emotion_weight", "0"),
+        _gan("bce, no emotion term", "--adversarial_loss", "bce", "--emotion_weight", "0"),
+    ),
+}
+COLUMNS = {
+    "training": {
+        "test_valence_r2": "V R2",
+        "test_arousal_r2": "A R2",
+        "test_valence_ccc": "V CCC",
+        "test_arousal_ccc": "A CCC",
+        "test_mean_ccc": "mean CCC",
+    },
+    "losses": {
+        "frechet": "FD",
+        "frechet_share": "FD share",
+        "valence_ccc": "V CCC",
+        "arousal_ccc": "A CCC",
+        "diversity_across": "across",
+        "diversity_within": "within",
+        "nearest": "nearest",
+    },
+}
+PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
+
+
+class Run(NamedTuple):
+    """One run of one arm."""
+
+    arm: Arm
+    size: int
+    seed: int
+    folder: Path
+    command: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / RESULTS_NAME).is_file()
+
+    @property
+    def results(self) -> dict:
+        return json.loads((self.folder / RESULTS_NAME).read_text())
+
+
+def settle(folder: Path, settings: dict, config: Path) -> None:
+    """Note what a study is made of in its folder.
+
+    Raises:
+        AblationError: when the folder holds runs with other settings; their numbers would not compare.
+    """
+    note = folder / "study.json"
+    settings = {**settings, "config": config.read_text()}
+    if note.is_file():
+        differing = [name for name, value in json.loads(note.read_text()).items() if settings.get(name) != value]
+        if differing:
+            raise AblationError(
+                f"'{folder}' holds runs with other settings ({', '.join(differing)}): remove it, or choose another "
+                "--output."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def write_subsets(songs: DatasetDict, folder: Path, sizes: list[int], seeds: range) -> None:
+    """For every size and seed, id lists with so many random training songs and all validation and test songs.
+
+    The songs of a smaller size are among those of a larger one with the same seed.
+    """
+    splits = {name: side["song_id"][:] for name, side in songs.items()}
+    for seed in seeds:
+        order = np.random.default_rng([seed, len(splits["train"])]).permutation(splits["train"])
+        for size in sizes:
+            write_split({**splits, "train": order[:size].tolist()}, _cell(folder, size, seed) / SPLITS_NAME)
+
+
+def plan(
+    study: str, config: str, folder: Path, recipes: Path, sizes: list[int], seeds: range, flags: list[str], steps: int
+) -> list[list[Run]]:
+    """The runs of a study: a list for every size and seed, in the order in which they need each other."""
+    tenth = str(max(steps // 10, 1))
+    paces = ("--max_steps", str(steps), "--eval_strategy", "steps", "--save_strategy", "steps")
+    paces += ("--eval_steps", tenth, "--save_steps", tenth, "--logging_steps", tenth)
+    cells = []
+    for size in sizes:
+        for seed in seeds:
+            cell = _cell(folder, size, seed)
+            places = {arm.name: cell / _slug(arm.name) for arm in STUDIES[study]}
+            shared = (config, *flags, "--seed", str(seed), "--split", str(cell / SPLITS_NAME))
+            runs = []
+            for arm in STUDIES[study]:
+                output = "--output_dir" if arm.recipe == "finetune" else "--gan_output_dir"
+                own = [flag.format(**{name: str(place) for name, place in places.items()}) for flag in arm.flags]
+                pace = paces if arm.recipe == "finetune" else ()
+                command = (str(recipes / f"{arm.recipe}.py"), *shared, *pace, *own, output, str(places[arm.name]))
+                runs.append(Run(arm, size, seed, places[arm.name], command))
+            cells.append(runs)
+    return cells
+
+
+def carry_out(cells: list[list[Run]], jobs: int) -> None:
+    """Carry out all runs that are not finished, `jobs` sizes and seeds at a time, each into its own `log.txt`.
+
+    Raises:
+        AblationError: naming the first run that failed, its last words and its log.
+    """
+    threads = str(max((os.cpu_count() or 1) // jobs, 1))
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    bar = tqdm(total=sum(map(len, cells)), desc="Ablation", unit="run")
+
+    def work(runs: list[Run]) -> None:
+        for run in runs:
+            if not run.finished:
+                _run(run, environment)
+            bar.update()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in [pool.submit(work, runs) for runs in cells]:
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    bar.close()
+
+
+def _run(run: Run, environment: dict[str, str]) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    log = run.folder / "log.txt"
+    resume = ("--resume_from_checkpoint",) if last_checkpoint(run.folder, run.arm.state) else ()
+    with open(log, "a") as file:
+        code = subprocess.run([sys.executable, *run.command, *resume], stdout=file, stderr=file, env=environment)
+    if code.returncode:
+        words = log.read_text().strip().splitlines()
+        raise AblationError(
+            f"{run.arm.name}, {run.size} songs, seed {run.seed} failed: {words[-1] if words else 'no output'}; "
+            f"see {log}"
+        )
+
+
+def collect(cells: list[list[Run]], study: str) -> pd.DataFrame:
+    """A row a finished run: `songs`, `seed`, `arm` and its numbers."""
+    names = {**COLUMNS[study], PAIRED[study]: PAIRED[study]}
+    return pd.DataFrame(
+        [
+            {"songs": run.size, "seed": run.seed, "arm": run.arm.name, **{name: run.results[name] for name in names}}
+            for runs in cells
+            for run in runs
+            if run.arm.shown and run.finished
+        ]
+    )
+
+
+def summary(runs: pd.DataFrame, study: str) -> pd.DataFrame:
+    """Mean ± standard deviation over seeds of every size and arm, and of the paired difference to the first arm."""
+    first = runs["arm"].iloc[0]
+    paired = PAIRED[study]
+    base = runs[runs["arm"] == first].set_index(["songs", "seed"])[paired]
+    runs = runs.assign(
+        difference=runs[paired].to_numpy() - base.loc[list(zip(runs["songs"], runs["seed"], strict=True))].to_numpy()
+    )
+    titles = {**COLUMNS[study], "difference": f"{paired.removeprefix('test_').replace('_', ' ')} - {first}'s"}
+    grouped = runs.groupby(["songs", "arm"], sort=False)
+    table = {
+        title: [f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for _, group in grouped]
+        for name, title in titles.items()
+    }
+    return pd.DataFrame(table, index=pd.MultiIndex.from_tuples([key for key, _ in grouped], names=["songs", "arm"]))
+
+
+def _cell(folder: Path, size: int, seed: int) -> Path:
+    return folder / f"songs-{size}-seed-{seed}"
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()

@@ -1,0 +1,131 @@
+"""The two doors between fine-tuning and the GAN: the train split goes in, synthetic windows come out."""
+
+import logging
+from pathlib import Path
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import SequenceFeatureExtractor
+
+from ..config import CONFIG_NAME, Config, SyntheticConfig
+from ..config_parser import parse_config
+from ..data.augment import with_transform
+from ..data.features import FRONT_END_SETTINGS
+from ..data.splits import SPLIT_NAMES, read_split, refuse_leak, split_off
+from ..data.synthetic import SyntheticTransform, add_synthetic
+from ..errors import UsageError
+from ..inference import load_model
+from ..modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
+from ..scale import HALFWIDTH
+from . import experiment
+from .baselines import labels_of
+
+logger = logging.getLogger(__name__)
+
+
+def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtractor, name: str) -> None:
+    """Raise a `UsageError` that lists the settings in which this configuration's front end differs from `name`'s."""
+    settings = (*FRONT_END_SETTINGS, "max_length")
+    differences = [
+        f"{setting} is {getattr(ours, setting)} here and {getattr(theirs, setting)} there"
+        for setting in settings
+        if getattr(ours, setting) != getattr(theirs, setting)
+    ]
+    if differences:
+        raise UsageError(
+            f"section 'audio' differs from that of '{name}': {'; '.join(differences)}. Their windows do not mix: use "
+            f"the settings in {Path(name) / CONFIG_NAME}."
+        )
+
+
+def load_train_songs(
+    config: Config, run: str | Path, extractor: ASTEmotionFeatureExtractor
+) -> tuple[Dataset, ASTForEmotionRegression]:
+    """The stored training songs of a fine-tuned run, and its model; no other song is opened.
+
+    Args:
+        run: the run's folder, with its model, `config.yaml` and `splits/`.
+        extractor: the front end of `config`.
+
+    Raises:
+        UsageError: when the folder holds no finished run, or one with another front end or other labels.
+        SplitError: when its id lists cannot be read, or a song is both in train and held out.
+    """
+    for name in (CONFIG_NAME, experiment.SPLITS_NAME, experiment.RESULTS_NAME):
+        if not (Path(run) / name).exists():
+            raise UsageError(
+                f"'{run}' is no finished fine-tuning run, {name} is missing: a GAN learns from the train split that "
+                "is saved with one, and is measured by its model. Run recipes/finetune.py with this configuration "
+                "first, or name a run with --finetuned."
+            )
+    model, theirs = load_model(run)
+    check_front_end(extractor, theirs, str(run))
+    trained = parse_config([str(Path(run) / CONFIG_NAME), "--precision", "fp32"])
+    if trained.data.labels != config.data.labels:
+        raise UsageError(f"labels are {config.data.labels} here, but {trained.data.labels} in '{run}': use the same.")
+    songs = experiment.load_side(config.data, Path(run) / experiment.SPLITS_NAME, "train")
+    songs, _ = experiment.store_features(songs, extractor, config.data)
+    return songs["train"], model
+
+
+def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """(learnt, reference): songs to learn from, and a share of them, artists kept apart, that only measures."""
+    artists = {i: artist for i, artist in zip(songs["song_id"], songs["artist"], strict=True) if artist}
+    learnt, reference = split_off(songs["song_id"], artists, seed, fraction, "reference_fraction")
+    row_of = {song_id: row for row, song_id in enumerate(songs["song_id"])}
+    return tuple(songs.select([row_of[song_id] for song_id in side]) for side in (learnt, reference))
+
+
+class Confirmation:
+    """How far off the emotion is that a model hears in windows, in units of `within` on the 1-9 scale."""
+
+    def __init__(self, model: ASTForEmotionRegression, within: float):
+        self.model = model.eval()
+        self.within = within
+
+    @torch.no_grad()
+    def __call__(self, windows: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
+        """(windows, frames, mels), (windows, 2) in [-1, 1] -> (windows,); at most 1 where it is confirmed."""
+        return (self.model(windows).logits - emotion).abs().amax(1) * HALFWIDTH / self.within
+
+
+def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatureExtractor) -> Dataset:
+    """The training songs with the synthetic section's share of generated windows, as the trainer takes them.
+
+    Raises:
+        UsageError: when there is no such GAN, or it was trained with another front end.
+        SplitError: when the GAN, or the model that confirms, was trained on a song that is held out here.
+    """
+    synthetic = config.synthetic
+    try:
+        generator = MelGenerator.from_pretrained(synthetic.gan, dtype=torch.float32).eval()
+        theirs = ASTEmotionFeatureExtractor.from_pretrained(synthetic.gan)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no GAN in '{synthetic.gan}': {error}") from error
+    check_front_end(extractor, theirs, synthetic.gan)
+    splits = {name: songs[name]["song_id"][:] for name in SPLIT_NAMES}
+    _refuse_leak(synthetic.gan, splits)
+    confirm = _confirmation(synthetic, extractor, splits) if synthetic.confirm_with else None
+    labels = labels_of(songs["train"])
+    transform = SyntheticTransform(extractor, config.spec_augment, config.training.seed, generator, labels, confirm)
+    mixed = add_synthetic(songs["train"], synthetic.synthetic_fraction)
+    logger.info(
+        "%d of %d training rows are synthetic, made by %s.", len(mixed) - len(labels), len(mixed), synthetic.gan
+    )
+    return with_transform(mixed, transform)
+
+
+def _refuse_leak(folder: str, splits: dict[str, list[int]]) -> None:
+    lists = Path(folder) / experiment.SPLITS_NAME
+    if not lists.is_dir():
+        raise UsageError(f"'{folder}' does not say which songs it was trained on: {lists} is missing.")
+    refuse_leak(read_split(lists)["train"], splits, f"'{folder}'")
+
+
+def _confirmation(
+    synthetic: SyntheticConfig, extractor: SequenceFeatureExtractor, splits: dict[str, list[int]]
+) -> Confirmation:
+    model, theirs = load_model(synthetic.confirm_with)
+    check_front_end(extractor, theirs, synthetic.confirm_with)
+    _refuse_leak(synthetic.confirm_with, splits)
+    return Confirmation(model.cpu(), synthetic.confirm_within)

@@ -1,0 +1,116 @@
+"""The small regressor whose frozen ear teaches a generator its emotions."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import SequenceFeatureExtractor
+
+from ..config import Config, SpecAugmentConfig
+from ..data.augment import COLUMNS, TrainingTransform, with_transform
+from ..modeling import MelGanConfig, MelRegressor
+from ..scale import to_unit
+from .baselines import labels_of
+from .quality import song_windows
+
+LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
+
+
+def fit_regressor(
+    regressor: MelRegressor,
+    songs: Dataset,
+    extractor: SequenceFeatureExtractor,
+    augmentation: SpecAugmentConfig,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    progress: bool = True,
+) -> MelRegressor:
+    """Train `regressor` on random crops of stored songs, with SpecAugment, by squared error; the same seed, the same
+    weights.
+
+    Args:
+        songs: real ones, and no others than the generator may learn from.
+        steps: batches, of `batch_size` songs each, with a learning rate that rises and falls once (Smith 2018).
+
+    Returns:
+        The same regressor, frozen, in evaluation mode.
+    """
+    transform = TrainingTransform(extractor, augmentation, seed)
+    optimizer = torch.optim.AdamW(regressor.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, max(steps, 1))
+    regressor.train()
+    rows = songs.select_columns(COLUMNS)
+    with torch.random.fork_rng(), tqdm(total=steps, desc="Regressor", unit="step", disable=not progress) as bar:
+        torch.manual_seed(seed)  # of the dropout
+        order, epoch = np.array([], int), 0
+        for _ in range(steps):
+            while len(order) < batch_size:
+                order = np.append(order, np.random.default_rng([seed, epoch]).permutation(len(songs)))
+                transform.set_epoch(epoch := epoch + 1)
+            batch = transform(rows[order[:batch_size]])
+            order = order[batch_size:]
+            windows, labels = (torch.stack(batch[name]).to(regressor.device) for name in ("input_values", "labels"))
+            loss = F.mse_loss(regressor(windows), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.update()
+    return regressor.eval().requires_grad_(False)
+
+
+def window_bands(songs: Dataset, extractor: SequenceFeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (mels,) of every band over one random standardised window of each stored song."""
+    windows = with_transform(songs, TrainingTransform(extractor, None, seed=0))
+    values = torch.stack([windows[i]["input_values"] for i in range(len(windows))])
+    return values.mean((0, 1)), values.std((0, 1)).clamp_min(1e-4)
+
+
+def prepare_regressor(
+    config: Config, songs: Dataset, extractor: SequenceFeatureExtractor, resumed: bool
+) -> MelRegressor:
+    """The regressor of `gan_output_dir`, of the gan section's sizes: trained on `songs` and saved, or else loaded.
+
+    Its mean and deviation of every band are those of `songs`; generator and discriminator take them over.
+    """
+    gan, folder = config.gan, Path(config.gan.gan_output_dir) / "regressor"
+    with PartialState().main_process_first():
+        if PartialState().is_main_process and not resumed:
+            torch.manual_seed(config.training.seed)
+            sizes = MelGanConfig(
+                max_length=extractor.max_length,
+                num_mel_bins=extractor.num_mel_bins,
+                latent_size=gan.latent_size,
+                channels=gan.gan_channels,
+            )
+            regressor = MelRegressor(sizes)
+            regressor.set_bands(*window_bands(songs, extractor))
+            fit_regressor(
+                regressor.to(PartialState().device),
+                songs,
+                extractor,
+                config.spec_augment,
+                gan.regressor_steps,
+                gan.gan_batch_size,
+                config.training.seed,
+            ).save_pretrained(folder)
+        regressor = MelRegressor.from_pretrained(folder, dtype=torch.float32)
+    return regressor.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def hear(
+    regressor: MelRegressor, songs: Dataset, extractor: SequenceFeatureExtractor, num_windows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the regressor hears in real windows, and their songs' labels: (windows, 2) each, in [-1, 1]."""
+    heard = [
+        regressor(torch.from_numpy(windows).to(regressor.device)).cpu().numpy()
+        for windows in song_windows(songs, extractor, num_windows)
+    ]
+    return np.concatenate(heard), to_unit(labels_of(songs)).repeat(num_windows, axis=0)
