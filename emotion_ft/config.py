@@ -225,20 +225,18 @@ class GanConfig:
     gan_warmup: float = _option(0.05, "Share of the steps during which both learning rates rise, in [0, 1).")
     ema_decay: float = _option(0.99, "Decay of the moving average of the generator's weights, which is what is kept.")
     reference_fraction: float = _option(0.2, "Share of the training songs that only measure the GAN, in (0, 1).")
-    reference_windows: int = _option(8, "Evenly spaced windows of each of these songs.")
+    reference_windows: int = _option(8, "Evenly spaced windows of each of these songs, at least 2.")
     measure_steps: int = _option(500, "Steps between two measures, each with a sample grid and a checkpoint.")
 
     def __post_init__(self):
-        for name in ("gan_steps", "gan_channels", "latent_size", "reference_windows", "measure_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        least = {"gan_steps": 1, "gan_channels": 1, "latent_size": 1, "measure_steps": 1}
+        least |= {"gan_batch_size": 2, "reference_windows": 2, "emotion_weight": 0, "regressor_steps": 0}
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ConfigError(f"{name} must be at least {bound}, but is {getattr(self, name)}.")
         for name in ("label_smoothing", "gan_beta1", "gan_beta2", "gan_warmup", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in [0, 1), but is {getattr(self, name):g}.")
-        if self.gan_batch_size < 2:
-            raise ConfigError(f"gan_batch_size must be at least 2, but is {self.gan_batch_size}.")
-        if min(self.emotion_weight, self.regressor_steps) < 0:
-            raise ConfigError("emotion_weight and regressor_steps must not be negative.")
         if not 0 < self.reference_fraction < 1:
             raise ConfigError(f"reference_fraction is a share in (0, 1), but is {self.reference_fraction:g}.")
 

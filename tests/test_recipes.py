@@ -21,7 +21,7 @@ from transformers import ASTConfig, ASTModel
 
 from emotion_ft.data.annotations import read_static
 from emotion_ft.data.toy import render_deam
-from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 
 REPOSITORY = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -235,6 +235,148 @@ class TestFinetune:
             finetune(config, "--output_dir", folder, "--checkpoint", tmp_path / "ast", "--front_end", front_end,
                      "--max_steps", "1", "--no_load_best_model_at_end", "--eval_strategy", "no")  # fmt: skip
             assert ASTForEmotionRegression.from_pretrained(folder).config.max_length == frames
+
+
+GAN_SIZES = ("--gan_batch_size", "8", "--gan_channels", "4", "--latent_size", "8", "--regressor_steps", "30")
+
+
+def train_gan(*flags, code=0):
+    return run(sys.executable, "recipes/train_gan.py", *flags, *GAN_SIZES, code=code)
+
+
+@pytest.fixture(scope="module")
+def trained_gan(finished, config, tmp_path_factory):
+    """A finished GAN on the train songs of `finished`: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "gan"
+    accelerate = Path(sys.executable).with_name("accelerate")
+    out, err = run(accelerate, "launch", "recipes/train_gan.py", config, "--finetuned", finished[0],
+                   "--gan_output_dir", folder, "--gan_steps", "120", "--measure_steps", "60", "--report_to",
+                   "tensorboard", *GAN_SIZES)  # fmt: skip
+    return folder, out, err
+
+
+class TestTrainGan:
+    def test_leaves_a_generator_that_loads_and_everything_it_promised(self, trained_gan, finished):
+        folder = trained_gan[0]
+        generator, info = MelGenerator.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert generator.generate([[0.5, -0.5]], seed=1).shape == (1, 151, 128)
+        for name in ("config.yaml", "preprocessor_config.json", "all_results.json", "splits/train.txt"):
+            assert (folder / name).stat().st_size > 0, name
+        for name in ("discriminator", "regressor"):
+            assert (folder / name / "model.safetensors").is_file()
+        for name in ("quality.png", "samples-000000.png", "samples-000060.png", "samples-000120.png"):
+            assert (folder / "plots" / name).read_bytes().startswith(b"\x89PNG"), name
+        assert list((folder / "runs").rglob("events.out.tfevents*"))
+        assert (folder / "splits" / "train.txt").read_text() == (finished[0] / "splits" / "train.txt").read_text()
+
+    def test_moves_the_frechet_distance_down_and_says_so(self, trained_gan):
+        folder, out, err = trained_gan
+        results = json.loads((folder / "all_results.json").read_text())
+        assert results["frechet_share"] < 0.8
+        assert results["windows_per_second"] > 0 and results["steps_per_second"] > 0
+        row = re.search(rf"^step {results['step']}, kept +([\d.]+) +([\d.]+)", out, re.M)
+        assert float(row[1]) == pytest.approx(results["frechet"], abs=5e-4)
+        assert re.search(r"^real +[\d.]+", out, re.M) and re.search(r"^untrained +[\d.]+ +1\.000", out, re.M)
+        assert "split" in results["protocol"] or "id lists" in results["protocol"]
+        assert re.search(r"D=-?[\d.]+, G=-?[\d.]+, emotion=[\d.]+, lr D=[\d.e+-]+, lr G=[\d.e+-]+", err)
+
+    def test_a_killed_run_resumes_to_the_same_weights(self, finished, config, tmp_path):
+        flags = (config, "--finetuned", finished[0], "--gan_steps", "12", "--measure_steps", "5")
+        train_gan(*flags, "--gan_output_dir", tmp_path / "whole")
+        folder = tmp_path / "killed"
+        process = start(sys.executable, "recipes/train_gan.py", *flags, *GAN_SIZES, "--gan_output_dir", folder)
+        deadline = time.monotonic() + 120
+        while not (folder / "checkpoint-5" / "gan_state.json").is_file() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL and not (folder / "all_results.json").exists()
+        _, err = train_gan(*flags, "--gan_output_dir", folder, code=1)
+        assert "unfinished run" in err and "--resume_from_checkpoint" in err
+        train_gan(*flags, "--gan_output_dir", folder, "--resume_from_checkpoint")
+        for name in ("model.safetensors", "checkpoint-12/model.safetensors", "checkpoint-12/model_1.safetensors"):
+            first, second = (load_file(path / name) for path in (tmp_path / "whole", folder))
+            assert all(torch.equal(first[key], second[key]) for key in first), name
+
+    def test_two_processes_end_in_one_generator(self, finished, config, tmp_path):
+        run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "recipes/train_gan.py", config,
+            *GAN_SIZES, "--gan_batch_size", "4", "--finetuned", finished[0], "--gan_output_dir", tmp_path,
+            "--gan_steps", "3", "--measure_steps", "3")  # fmt: skip
+        assert MelGenerator.from_pretrained(tmp_path)
+        assert (tmp_path / "checkpoint-3" / "random_states_1.pkl").is_file()  # written by the second process
+
+    def test_finetune_trains_with_its_windows_and_tests_on_the_same_songs(
+        self, trained_gan, finished, config, tmp_path
+    ):
+        out, _ = finetune(config, "--output_dir", tmp_path, "--gan", trained_gan[0], "--synthetic_fraction", "0.3",
+                            "--num_train_epochs", "2")  # fmt: skip
+        plain, ours = (json.loads((path / "all_results.json").read_text()) for path in (finished[0], tmp_path))
+        assert ours["synthetic_windows"] == round(plain["train_songs"] * 0.3 / 0.7) and plain["synthetic_windows"] == 0
+        assert f"{ours['synthetic_windows']} synthetic windows an epoch" in out
+        songs = [pd.read_csv(path / "predictions.csv")["song_id"].tolist() for path in (finished[0], tmp_path)]
+        assert songs[0] == songs[1]
+        assert "came from a GAN" in (tmp_path / "README.md").read_text()
+        assert "came from a GAN" not in (finished[0] / "README.md").read_text()
+
+    def test_finetune_keeps_what_a_model_confirms(self, trained_gan, finished, config, tmp_path):
+        finetune(config, "--output_dir", tmp_path, "--gan", trained_gan[0], "--confirm_with", finished[0],
+                 "--confirm_within", "1", "--max_steps", "2", "--num_train_epochs", "1")  # fmt: skip
+        assert (tmp_path / "all_results.json").is_file()
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--seconds", "2"], "max_length is 101 here and 151 there"),
+            (["--f_min", "20"], "f_min is 20.0 here and 50.0 there"),
+            (["--labels", "distributed"], "labels are distributed here, but repaired"),
+            (["--gan_batch_size", "500"], "do not fill a batch of 500"),
+            (["--label_smoothing", "1"], "label_smoothing must lie in [0, 1)"),
+            (["--resume_from_checkpoint"], "no checkpoint to resume from"),
+        ],
+    )
+    def test_one_clear_sentence_before_any_training(self, finished, config, tmp_path, flags, message):
+        _, err = run(sys.executable, "recipes/train_gan.py", config, "--finetuned", finished[0], "--gan_output_dir",
+                     tmp_path / "gan", *flags, code=1)  # fmt: skip
+        assert message in err and "Traceback" not in err and "GAN:" not in err
+
+    def test_refuses_without_a_finished_run(self, config, tmp_path):
+        _, err = train_gan(config, "--finetuned", tmp_path, "--gan_output_dir", tmp_path / "gan", code=1)
+        assert "is no finished fine-tuning run" in err and "Traceback" not in err
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--seconds", "2"], "max_length is 101 here and 151 there"),
+            (["--synthetic_fraction", "1"], "synthetic_fraction is a share in [0, 1), but is 1"),
+            (["--gan", "nowhere"], "no GAN in 'nowhere'"),
+            (["--seed", "7"], "was trained on"),  # another random split: its test songs are the GAN's
+        ],
+    )
+    def test_finetune_refuses_what_does_not_fit(self, trained_gan, config, tmp_path, flags, message):
+        _, err = finetune(config, "--output_dir", tmp_path, "--gan", trained_gan[0], *flags, code=1)
+        assert message in err and "Traceback" not in err
+
+
+class TestAblate:
+    def test_prints_a_row_an_arm_and_goes_on_where_it_stopped(self, config, tmp_path):
+        command = (sys.executable, "recipes/ablate.py", config, "--seeds", "1", "--sizes", "20", "--steps", "2",
+                   "--gan_steps", "2", "--measure_steps", "2", *GAN_SIZES, "--output", tmp_path)  # fmt: skip
+        out, _ = run(*command)
+        folder = tmp_path / "training"
+        table = pd.read_csv(folder / "ablation.csv")
+        assert table["arm"].tolist() == ["plain", "+ SpecAugment", "+ GAN", "+ both"]
+        for arm, row in table.set_index("arm").iterrows():
+            assert re.search(rf"{re.escape(arm)} +{row['test_valence_r2']:.3f}", out), arm
+        assert (folder / "plots" / "ablation.png").read_bytes().startswith(b"\x89PNG")
+        (cell,) = folder.glob("songs-*")
+        for name in ("specaugment", "gan", "both"):
+            assert (cell / name / "splits" / "train.txt").read_text() == (cell / "splits" / "train.txt").read_text()
+        before = (cell / "plain" / "all_results.json").stat().st_mtime_ns
+        assert run(*command)[0] == out
+        assert (cell / "plain" / "all_results.json").stat().st_mtime_ns == before
+        _, err = run(*command, "--head_dropout", "0.1", code=1)
+        assert "holds runs with other settings (flags)" in err
 
 
 class TestBadInput:

@@ -47,7 +47,7 @@ def draw_emotions(labels: np.ndarray, rng: np.random.Generator, count: int) -> n
 
 def refuse_synthetic(songs: Dataset) -> None:
     """Raise a `SyntheticDataError` if a row is marked `synthetic`: scores are of real songs."""
-    if "synthetic" in getattr(songs, "column_names", ()):
+    if "synthetic" in (getattr(songs, "column_names", None) or ()):
         count = int(np.sum(songs.with_format(None)["synthetic"][:]))
         if count:
             raise SyntheticDataError(
@@ -81,9 +81,7 @@ def add_synthetic(songs: Dataset, fraction: float) -> Dataset:
     }
     columns = {name: list(columns[name]) for name in songs.column_names}
     rows = Dataset(pa.Table.from_pydict(columns, schema=songs.features.arrow_schema))
-    joined = concatenate_datasets([songs, rows]) if count else songs
-    joined.info.description = songs.info.description
-    return joined
+    return concatenate_datasets([songs, rows]) if count else songs
 
 
 class SyntheticTransform(TrainingTransform):

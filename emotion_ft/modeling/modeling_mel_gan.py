@@ -21,8 +21,8 @@ class MelGanConfig(PreTrainedConfig):
     """Sizes of `MelGenerator`, `MelDiscriminator` and `MelRegressor`.
 
     Args:
-        max_length: frames of a window; 501 is 10 s with hop 320 at 16 kHz. Any number.
-        num_mel_bins: mel bands. Any number.
+        max_length: frames of a window; 501 is 10 s with hop 320 at 16 kHz. Any number from 2**num_scales.
+        num_mel_bins: mel bands. Any number from 2**num_scales.
         latent_size: numbers that tell windows with the same emotion apart.
         channels: feature maps at the finest scale; they double with every coarser one.
         max_channels: but never exceed this.
@@ -56,6 +56,15 @@ class _MelGanModel(PreTrainedModel):
         super().__init__(config)
         self.register_buffer("band_mean", torch.zeros(config.num_mel_bins))
         self.register_buffer("band_std", torch.ones(config.num_mel_bins))
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As everywhere, but another network's folder is refused: its weights would be left as memory holds them."""
+        model, loading = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        absent = sorted(set(loading["missing_keys"]) - {"band_mean", "band_std"})
+        if absent:
+            raise ValueError(f"no complete {cls.__name__}: {len(absent)} tensors are missing, first {absent[0]}.")
+        return (model, loading) if output_loading_info else model
 
     def set_bands(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Take over the mean and deviation (mels,) of every band of standardised real windows."""
@@ -93,7 +102,7 @@ def check_emotion(emotion: torch.Tensor) -> None:
 
 
 class ConditionedBlock(nn.Module):
-    """Convolve, shift and scale every feature map by the condition (FiLM, Perez et al. 2018), add noise, enlarge.
+    """Convolve, scale and shift every feature map by the condition (FiLM, Perez et al. 2018), enlarge.
 
     Enlarges by sub-pixel convolution (Shi et al. 2016): four feature maps become one of twice the frames and bands.
     """
@@ -176,7 +185,9 @@ class MelGenerator(_MelGanModel):
         Raises:
             ValueError: for another shape, or values outside [-1, 1].
         """
-        emotion = torch.as_tensor(np.asarray(emotion), dtype=torch.float32)
+        if not isinstance(emotion, torch.Tensor):
+            emotion = torch.from_numpy(np.asarray(emotion, np.float32))
+        emotion = emotion.to("cpu", torch.float32)
         rows = emotion[None] if emotion.dim() == 1 else emotion
         check_emotion(rows)
         random = torch.Generator().manual_seed(seed)  # on the CPU: the same latents on every device
@@ -199,6 +210,11 @@ class MelEncoder(nn.Module):
 
     def __init__(self, config: MelGanConfig, wrap: Callable[[nn.Module], nn.Module], deviation: bool):
         super().__init__()
+        if min(config.max_length, config.num_mel_bins) < 2**config.num_scales:
+            raise ValueError(
+                f"{config.num_scales} scales halve windows of {2**config.num_scales} or more frames and bands, got "
+                f"{config.max_length} x {config.num_mel_bins}."
+            )
         self.deviation = deviation
         widths = [1, *(config.width(scale) for scale in range(config.num_scales))]
         self.convs = nn.ModuleList(

@@ -223,11 +223,13 @@ def summary(runs: pd.DataFrame, study: str) -> pd.DataFrame:
     )
     titles = {**COLUMNS[study], "difference": f"{paired.removeprefix('test_').replace('_', ' ')} - {first}'s"}
     grouped = runs.groupby(["songs", "arm"], sort=False)
-    table = {
-        title: [f"{group[name].mean():.3f} ± {group[name].std(ddof=1):.3f}" for _, group in grouped]
-        for name, title in titles.items()
-    }
+    table = {title: [_mean_and_deviation(group[name]) for _, group in grouped] for name, title in titles.items()}
     return pd.DataFrame(table, index=pd.MultiIndex.from_tuples([key for key, _ in grouped], names=["songs", "arm"]))
+
+
+def _mean_and_deviation(values: pd.Series) -> str:
+    deviation = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{deviation}"
 
 
 def _cell(folder: Path, size: int, seed: int) -> Path:

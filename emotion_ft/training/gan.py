@@ -329,14 +329,14 @@ class MelGanTrainer:
                 self.step,
                 100 * self.accuracy,
             )
-        self._draw_samples()
-        report.plot_quality(self.folder, self.history, self.meter.real)
+        self._draw()
         if self.step and self.best is self.history[-1]:
             self.average.module.save_pretrained(self.folder)
             self.bare_discriminator.save_pretrained(self.folder / "discriminator")
 
-    def _draw_samples(self) -> None:
-        """A grid over the plane: generated windows, and the real ones with the nearest emotions."""
+    def _draw(self) -> None:
+        """The measures so far, and a grid over the plane: generated windows beside real ones of the nearest songs."""
+        report.plot_quality(self.folder, self.history, self.meter.real)
         axes = [np.quantile(self.labels[:, column], QUANTILES) for column in (0, 1)]
         asked = np.stack(np.meshgrid(*axes), axis=-1)  # (arousals, valences, 2)
         cells = asked.reshape(-1, 2)

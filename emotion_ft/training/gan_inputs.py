@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
 from transformers import SequenceFeatureExtractor
 
-from ..config import CONFIG_NAME, Config, SyntheticConfig
+from ..config import CONFIG_NAME, Config
 from ..config_parser import parse_config
 from ..data.augment import with_transform
 from ..data.features import FRONT_END_SETTINGS
@@ -38,6 +39,13 @@ def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtra
         )
 
 
+def check_labels(config: Config, folder: str | Path) -> None:
+    """Raise a `UsageError` unless labels are treated here as in the run of that folder."""
+    theirs = parse_config([str(Path(folder) / CONFIG_NAME), "--precision", "fp32"]).data.labels
+    if theirs != config.data.labels:
+        raise UsageError(f"labels are {config.data.labels} here, but {theirs} in '{folder}': use the same.")
+
+
 def load_train_songs(
     config: Config, run: str | Path, extractor: ASTEmotionFeatureExtractor
 ) -> tuple[Dataset, ASTForEmotionRegression]:
@@ -60,9 +68,7 @@ def load_train_songs(
             )
     model, theirs = load_model(run)
     check_front_end(extractor, theirs, str(run))
-    trained = parse_config([str(Path(run) / CONFIG_NAME), "--precision", "fp32"])
-    if trained.data.labels != config.data.labels:
-        raise UsageError(f"labels are {config.data.labels} here, but {trained.data.labels} in '{run}': use the same.")
+    check_labels(config, run)
     songs = experiment.load_side(config.data, Path(run) / experiment.SPLITS_NAME, "train")
     songs, _ = experiment.store_features(songs, extractor, config.data)
     return songs["train"], model
@@ -100,12 +106,15 @@ def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatu
     try:
         generator = MelGenerator.from_pretrained(synthetic.gan, dtype=torch.float32).eval()
         theirs = ASTEmotionFeatureExtractor.from_pretrained(synthetic.gan)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"no GAN in '{synthetic.gan}': {error}") from error
-    check_front_end(extractor, theirs, synthetic.gan)
     splits = {name: songs[name]["song_id"][:] for name in SPLIT_NAMES}
-    _refuse_leak(synthetic.gan, splits)
-    confirm = _confirmation(synthetic, extractor, splits) if synthetic.confirm_with else None
+    _check(config, splits, extractor, theirs, synthetic.gan)
+    confirm = None
+    if synthetic.confirm_with:
+        model, theirs = load_model(synthetic.confirm_with)
+        _check(config, splits, extractor, theirs, synthetic.confirm_with)
+        confirm = Confirmation(model.cpu(), synthetic.confirm_within)
     labels = labels_of(songs["train"])
     transform = SyntheticTransform(extractor, config.spec_augment, config.training.seed, generator, labels, confirm)
     mixed = add_synthetic(songs["train"], synthetic.synthetic_fraction)
@@ -115,17 +124,17 @@ def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatu
     return with_transform(mixed, transform)
 
 
-def _refuse_leak(folder: str, splits: dict[str, list[int]]) -> None:
-    lists = Path(folder) / experiment.SPLITS_NAME
-    if not lists.is_dir():
-        raise UsageError(f"'{folder}' does not say which songs it was trained on: {lists} is missing.")
-    refuse_leak(read_split(lists)["train"], splits, f"'{folder}'")
-
-
-def _confirmation(
-    synthetic: SyntheticConfig, extractor: SequenceFeatureExtractor, splits: dict[str, list[int]]
-) -> Confirmation:
-    model, theirs = load_model(synthetic.confirm_with)
-    check_front_end(extractor, theirs, synthetic.confirm_with)
-    _refuse_leak(synthetic.confirm_with, splits)
-    return Confirmation(model.cpu(), synthetic.confirm_within)
+def _check(
+    config: Config,
+    splits: dict[str, list[int]],
+    ours: SequenceFeatureExtractor,
+    theirs: SequenceFeatureExtractor,
+    folder: str,
+) -> None:
+    """Same front end, same labels, and nothing learnt from what is held out here."""
+    check_front_end(ours, theirs, folder)
+    for name in (experiment.SPLITS_NAME, CONFIG_NAME):
+        if not (Path(folder) / name).exists():
+            raise UsageError(f"'{folder}' does not say what it was trained on: {name} is missing.")
+    refuse_leak(read_split(Path(folder) / experiment.SPLITS_NAME)["train"], splits, f"'{folder}'")
+    check_labels(config, folder)

@@ -57,8 +57,9 @@ def spread_within(x: np.ndarray, group: int) -> float:
 def spread_unexplained(x: np.ndarray, emotion: np.ndarray) -> float:
     """Root of the total variance of a set (examples, features) that a quadratic function of its emotion leaves."""
     terms = PolynomialFeatures(2).fit_transform(emotion)
-    rest = x - terms @ np.linalg.lstsq(terms, x, rcond=None)[0]
-    return float(np.sqrt(np.square(rest).sum() / max(len(x) - terms.shape[1], 1)))
+    coefficients, _, rank, _ = np.linalg.lstsq(terms, x, rcond=None)
+    rest = x - terms @ coefficients
+    return float(np.sqrt(np.square(rest).sum() / max(len(x) - rank, 1)))
 
 
 def nearest_distance(x: np.ndarray, known: np.ndarray) -> float:
@@ -103,7 +104,7 @@ class QualityMeter:
         extractor: its front end.
         learnt: stored songs that the GAN learns from.
         reference: stored songs that it does not.
-        num_windows: windows of a song.
+        num_windows: windows of a song, two or more.
         seed: of the latents.
 
     Attributes:
@@ -164,13 +165,13 @@ class QualityMeter:
         """
         windows = generator.generate(self.emotion, seed=self.seed).cpu().numpy()
         embeddings, heard, statistics = self._hear(np.split(windows, len(windows) // self.num_windows))
-        within = spread_within(embeddings, self.num_windows) if self.num_windows > 1 else 0.0
         return {
             "frechet": frechet_distance(embeddings, self.embeddings),
             **fidelity(heard, self.emotion),
             **fidelity(self.ridge.predict(statistics), self.emotion, "_ridge"),
             "diversity_across": spread(embeddings) / spread(self.embeddings),
-            "diversity_within": within / spread_unexplained(self.embeddings, self.emotion),
+            "diversity_within": spread_within(embeddings, self.num_windows)
+            / spread_unexplained(self.embeddings, self.emotion),
             "nearest": nearest_distance(embeddings, self.known) / nearest_distance(self.embeddings, self.known),
         }
 

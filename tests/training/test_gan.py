@@ -30,7 +30,7 @@ def meter(sides, tiny_model, tiny_extractor):
 def make(sides, meter, tiny_extractor, tmp_path):
     """`make(name, **settings)` -> a trainer on windows of 101 frames, three batches an epoch, in tmp_path/name."""
 
-    def trainer(name="gan", **settings):
+    def trainer(name="gan", pictures=False, **settings):
         settings = {
             "gan_steps": 7,
             "gan_batch_size": 4,
@@ -45,7 +45,10 @@ def make(sides, meter, tiny_extractor, tmp_path):
         }
         config = parse_config([text for key, value in settings.items() for text in (f"--{key}", str(value))])
         regressor = prepare_regressor(config, sides[0], tiny_extractor, resumed=False)
-        return MelGanTrainer(config, tiny_extractor, sides[0], regressor, meter)
+        trainer = MelGanTrainer(config, tiny_extractor, sides[0], regressor, meter)
+        if not pictures:
+            trainer._draw = lambda: None
+        return trainer
 
     return trainer
 
@@ -147,12 +150,6 @@ class TestOneStep:
 
 
 class TestTraining:
-    def test_moves_the_frechet_distance_down(self, make):
-        trainer = make(gan_steps=80, measure_steps=80)
-        best = trainer.train()
-        assert best["frechet"] < 0.7 * trainer.history[0]["frechet"]
-        assert best["frechet_share"] == pytest.approx(best["frechet"] / trainer.history[0]["frechet"])
-
     def test_same_seed_same_weights_other_seed_others(self, make):
         runs = []
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -191,7 +188,7 @@ class TestTraining:
         assert not torch.equal(saved["seed.weight"], trainer.bare_generator.seed.weight)
 
     def test_leaves_grids_plots_and_safetensors(self, make):
-        trainer = make(gan_steps=4)
+        trainer = make(gan_steps=4, pictures=True)
         trainer.train()
         for name in ("samples-000000.png", "samples-000002.png", "samples-000004.png", "quality.png"):
             assert (trainer.folder / "plots" / name).read_bytes().startswith(b"\x89PNG"), name
@@ -215,7 +212,7 @@ class TestTraining:
 
 class TestStoppingAndGoingOn:
     @pytest.mark.parametrize("accumulation", [1, 2])
-    @pytest.mark.parametrize("killed_at", [1, 4, 6])
+    @pytest.mark.parametrize("killed_at", [1, 5])
     def test_a_killed_run_ends_in_the_same_weights(self, make, killed_at, accumulation):
         settings = {"gradient_accumulation_steps": accumulation, "measure_steps": 1}
         whole = make("whole", **settings)

@@ -1,0 +1,389 @@
+import json
+import random
+import re
+import shutil
+from copy import copy, deepcopy
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+
+from emotion_ft.config import ConfigError
+from emotion_ft.config_parser import parse_config
+from emotion_ft.data.augment import TrainingTransform, with_transform
+from emotion_ft.data.features import FRONT_END_SETTINGS
+from emotion_ft.data.splits import SPLIT_NAMES, SplitError, read_split, write_split
+from emotion_ft.data.synthetic import SyntheticTransform
+from emotion_ft.errors import UsageError
+from emotion_ft.modeling import MelDiscriminator, MelGanConfig, MelGenerator
+from emotion_ft.training.baselines import labels_of
+from emotion_ft.training.experiment import build_extractor, save_inputs
+from emotion_ft.training.gan_inputs import (
+    Confirmation,
+    check_front_end,
+    load_train_songs,
+    mix_synthetic,
+    split_reference,
+)
+
+
+@pytest.fixture(scope="module")
+def splits(stored_songs):
+    return {name: stored_songs[name]["song_id"][:] for name in SPLIT_NAMES}
+
+
+@pytest.fixture
+def configure(songs_root, tmp_path):
+    """`configure(*flags)` -> the configuration whose front end is `tiny_extractor`."""
+
+    def make(*flags):
+        audio = ("--seconds", "2", "--num_windows", "3")
+        data = ("--data_root", str(songs_root), "--cache_dir", str(tmp_path / "cache"))
+        output = ("--output_dir", str(tmp_path / "run"), "--precision", "fp32")
+        return parse_config([*audio, *data, *output, *map(str, flags)])
+
+    return make
+
+
+@pytest.fixture
+def finished(configure, tiny_model, stored_songs, tmp_path):
+    """The folder of a finished fine-tuning run."""
+    config = configure()
+    tiny_model.save_pretrained(config.training.output_dir)
+    build_extractor(config).save_pretrained(config.training.output_dir)
+    save_inputs(config, stored_songs, [])
+    (tmp_path / "run" / "all_results.json").write_text(json.dumps({"protocol": "tiny"}))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def gan(tiny_extractor, splits, configure, tmp_path):
+    """The folder of a trained GAN."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = MelGenerator(MelGanConfig(max_length=101, channels=4, num_scales=2, latent_size=8))
+    generator.save_pretrained(tmp_path / "gan")
+    tiny_extractor.save_pretrained(tmp_path / "gan")
+    write_split(splits, tmp_path / "gan" / "splits")
+    configure().save(tmp_path / "gan")
+    return tmp_path / "gan"
+
+
+def move(folder, splits, side, count):
+    """Write id lists in which the first `count` songs of one side are trained on; return these songs."""
+    moved = splits[side][:count]
+    rest = {**splits, "train": splits["train"] + moved, side: splits[side][count:]}
+    write_split(rest, folder / "splits")
+    return moved
+
+
+class TestFlags:
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--synthetic_fraction", "1"], r"synthetic_fraction is a share in \[0, 1\), but is 1"),
+            (["--synthetic_fraction", "-0.1"], r"synthetic_fraction is a share in \[0, 1\), but is -0.1"),
+            (["--confirm_with", "X"], "gan is not set"),
+            (["--gan", "G", "--confirm_with", "X", "--confirm_within", "0"], "confirm_within must be positive"),
+            (["--reference_fraction", "1"], r"reference_fraction is a share in \(0, 1\), but is 1"),
+            (["--reference_fraction", "0"], r"reference_fraction is a share in \(0, 1\), but is 0"),
+            (["--label_smoothing", "1"], r"label_smoothing must lie in \[0, 1\), but is 1"),
+            (["--gan_batch_size", "1"], "gan_batch_size must be at least 2, but is 1"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, flags, message):
+        with pytest.raises(ConfigError, match=message):
+            parse_config(flags)
+
+    @pytest.mark.parametrize(
+        "flags",
+        [
+            ["--synthetic_fraction", "0"],
+            ["--gan", "G", "--confirm_with", "X"],
+            ["--label_smoothing", "0", "--gan_batch_size", "2", "--reference_fraction", "0.99"],
+        ],
+    )
+    def test_what_can_be_is_not(self, flags):
+        parse_config(flags)
+
+
+class TestFrontEnd:
+    def test_every_setting_that_differs_is_named_and_no_other(self, tiny_extractor):
+        settings = (*FRONT_END_SETTINGS, "max_length")
+        for changed in (*((name,) for name in settings), ("f_max", "hop_length"), settings):
+            theirs = copy(tiny_extractor)
+            for name in changed:
+                setattr(theirs, name, "other")
+            with pytest.raises(UsageError, match="'some/run'") as caught:
+                check_front_end(tiny_extractor, theirs, "some/run")
+            named = re.findall(r"(\w+) is (\S+) here and (\w+) there", str(caught.value))
+            assert sorted(named) == sorted((name, str(getattr(tiny_extractor, name)), "other") for name in changed)
+
+    def test_the_number_of_windows_does_not_matter(self, tiny_extractor):
+        theirs = copy(tiny_extractor)
+        theirs.num_windows = 7
+        check_front_end(tiny_extractor, theirs, "some/run")
+
+
+class TestTrainSongs:
+    def test_are_those_of_the_runs_list_with_its_model(self, configure, finished, tiny_model, stored_songs):
+        listed = read_split(finished / "splits")
+        write_split({**listed, "train": listed["train"][:11]}, finished / "splits")
+        config = configure()
+        songs, model = load_train_songs(config, finished, build_extractor(config))
+        assert songs["song_id"][:] == listed["train"][:11]
+        assert songs["log_mel"][:] == stored_songs["train"]["log_mel"][:11]
+        assert not any(songs["synthetic"]) and "train songs" in songs.info.description
+        for name, tensor in tiny_model.state_dict().items():
+            assert torch.equal(model.state_dict()[name].cpu(), tensor), name
+
+    def test_no_other_song_is_opened(self, configure, finished, songs_root, splits, tmp_path):
+        root = tmp_path / "copy"
+        shutil.copytree(songs_root, root)
+        for song_id in splits["test"]:
+            next(root.rglob(f"{song_id}.wav")).unlink()
+        for song_id in splits["validation"]:
+            next(root.rglob(f"{song_id}.wav")).write_text("this is no music")
+        config = configure("--data_root", root, "--max_bad_fraction", "0")
+        songs, _ = load_train_songs(config, finished, build_extractor(config))
+        assert songs["song_id"][:] == splits["train"]
+
+    @pytest.mark.parametrize("name", ["config.yaml", "splits", "all_results.json"])
+    def test_an_unfinished_run_is_refused(self, configure, finished, name):
+        path = finished / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with pytest.raises(UsageError, match=rf"no finished fine-tuning run, {re.escape(name)} is missing"):
+            load_train_songs(configure(), finished, build_extractor(configure()))
+
+    def test_a_folder_without_a_model_is_refused(self, configure, finished):
+        (finished / "model.safetensors").unlink()
+        with pytest.raises(UsageError, match="no model in"):
+            load_train_songs(configure(), finished, build_extractor(configure()))
+
+    def test_a_run_with_other_labels_is_refused(self, configure, finished):
+        config = configure("--labels", "distributed")
+        with pytest.raises(UsageError, match="labels are distributed here, but repaired in"):
+            load_train_songs(config, finished, build_extractor(config))
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--f_max", "7000"], r"f_max is 7000.0 here and 8000.0 there\."),
+            (["--seconds", "3"], r"max_length is 151 here and 101 there\."),
+        ],
+    )
+    def test_a_run_with_another_front_end_is_refused(self, configure, finished, flags, message):
+        config = configure(*flags)
+        with pytest.raises(UsageError, match=message):
+            load_train_songs(config, finished, build_extractor(config))
+
+    def test_a_list_that_leaks_is_refused(self, configure, finished, splits):
+        with open(finished / "splits" / "test.txt", "a") as file:
+            file.write(f"{splits['train'][0]}\n")
+        with pytest.raises(SplitError, match=f"song {splits['train'][0]} is already in"):
+            load_train_songs(configure(), finished, build_extractor(configure()))
+
+
+class TestReference:
+    @pytest.fixture(scope="class")
+    def songs(self):
+        """60 songs in no order, two thirds of them by twelve artists in any letter case."""
+        rng = np.random.default_rng(0)
+        ids = rng.permutation(np.arange(100, 160)).tolist()
+        artists = [None if i % 3 == 0 else f"{'the' if i % 2 else 'The'} band {i % 12}" for i in ids]
+        return Dataset.from_dict({"song_id": ids, "artist": artists})
+
+    def test_two_sides_without_a_common_song_or_artist(self, songs):
+        learnt, reference = split_reference(songs, 0.3, 42)
+        ids = [side["song_id"][:] for side in (learnt, reference)]
+        assert sorted(ids[0] + ids[1]) == sorted(songs["song_id"]) and all(ids)
+        artists = [{name.casefold() for name in side["artist"] if name} for side in (learnt, reference)]
+        assert not artists[0] & artists[1] and all(artists)
+        artist_of = dict(zip(songs["song_id"], songs["artist"], strict=True))
+        assert all(artist_of[row["song_id"]] == row["artist"] for side in (learnt, reference) for row in side)
+
+    def test_the_seed_decides_and_not_the_order(self, songs):
+        drawn = split_reference(songs, 0.3, 42)[1]["song_id"][:]
+        assert split_reference(songs, 0.3, 42)[1]["song_id"][:] == drawn
+        assert split_reference(songs.select(range(59, -1, -1)), 0.3, 42)[1]["song_id"][:] == drawn
+        assert split_reference(songs, 0.3, 43)[1]["song_id"][:] != drawn
+
+    def test_the_share_is_of_the_artists(self, stored_songs):
+        learnt, reference = split_reference(stored_songs["train"], 0.25, 42)
+        assert (len(learnt), len(reference)) == (12, 4)  # every song has its own
+
+    def test_too_few_songs_are_a_sentence(self, songs):
+        with pytest.raises(SplitError, match="reference_fraction"):
+            split_reference(songs.select([0]), 0.3, 42)
+
+
+class TestMixing:
+    @pytest.fixture
+    def mix(self, configure, stored_songs, gan):
+        def make(*flags):
+            config = configure("--gan", gan, *flags)
+            return mix_synthetic(config, stored_songs, build_extractor(config))
+
+        return make
+
+    def test_training_songs_as_they_were_and_the_share_of_others(self, mix, gan, stored_songs, tiny_extractor):
+        mixed = mix("--synthetic_fraction", "0.5", "--seed", "7")
+        assert mixed.with_format(None)["synthetic"][:] == [False] * 16 + [True] * 16
+        transform = mixed.format["format_kwargs"]["transform"]
+        generator = MelGenerator.from_pretrained(gan).eval()
+        masks = parse_config([]).spec_augment
+        expected = SyntheticTransform(tiny_extractor, masks, 7, generator, labels_of(stored_songs["train"]))
+        real = with_transform(stored_songs["train"], TrainingTransform(tiny_extractor, masks, 7))
+        for epoch in (0, 1):
+            expected.set_epoch(epoch), transform.set_epoch(epoch)
+            real.format["format_kwargs"]["transform"].set_epoch(epoch)
+            made = expected.make([1, 2, 3])
+            rows = mixed[[0, 5, 16, 17, 18]]
+            assert all(map(torch.equal, rows["input_values"][:2], real[[0, 5]]["input_values"]))
+            for name in ("input_values", "labels"):
+                assert all(map(torch.equal, rows[name][2:], made[name]))
+
+    def test_the_default_share_is_three_in_ten(self, mix):
+        assert sum(mix().with_format(None)["synthetic"]) == round(0.3 / 0.7 * 16)
+
+    def test_the_models_weights_will_be_those_without_a_gan(self, mix, finished):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        mix("--confirm_with", finished)
+        assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+    def test_a_folder_without_lists_or_configuration_is_refused(self, mix, gan):
+        (gan / "config.yaml").unlink()
+        with pytest.raises(UsageError, match=r"gan' does not say what it was trained on: config.yaml is missing"):
+            mix()
+        shutil.rmtree(gan / "splits")
+        with pytest.raises(UsageError, match=r"gan' does not say what it was trained on: splits is missing"):
+            mix()
+
+    def test_other_labels_are_refused(self, mix):
+        with pytest.raises(UsageError, match=r"labels are distributed here, but repaired in '.*gan'"):
+            mix("--labels", "distributed")
+
+    def test_no_gan_is_a_sentence(self, mix, tmp_path):
+        with pytest.raises(UsageError, match="no GAN in"):
+            mix("--gan", tmp_path)
+
+    def test_a_fine_tuned_model_is_no_gan(self, mix, finished):
+        with pytest.raises(UsageError, match="no GAN"):
+            mix("--gan", finished)
+
+    def test_a_discriminator_is_no_gan(self, mix, gan):
+        MelDiscriminator(MelGanConfig(max_length=101, channels=4, num_scales=2)).save_pretrained(gan)
+        with pytest.raises(UsageError, match="no GAN"):
+            mix()
+
+    def test_damaged_weights_are_a_sentence(self, mix, gan):
+        weights = gan / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:500])
+        with pytest.raises(UsageError, match="no GAN in"):
+            mix()
+
+    def test_another_front_end_is_refused(self, mix, gan, tiny_extractor):
+        theirs = deepcopy(tiny_extractor)
+        theirs.hop_length = 160
+        theirs.save_pretrained(gan)
+        with pytest.raises(UsageError, match=r"differs from that of '.*gan': hop_length is 320 here and 160 there\."):
+            mix()
+
+    @pytest.mark.parametrize(("side", "count"), [("validation", 1), ("test", 1), ("test", 3)])
+    def test_a_gan_that_knows_a_held_out_song_is_refused(self, mix, gan, splits, side, count):
+        moved = ", ".join(map(str, move(gan, splits, side, count)))
+        with pytest.raises(SplitError, match=rf"gan' was trained on {count} of the 4 {side} songs: {moved}\."):
+            mix()
+
+    def test_a_gan_that_learnt_from_fewer_songs_is_not(self, mix, gan, splits):
+        write_split({**splits, "train": splits["train"][:3]}, gan / "splits")
+        mix()
+
+
+class TestConfirmation:
+    @pytest.fixture
+    def mix(self, configure, stored_songs, gan, finished):
+        def make(*flags):
+            config = configure("--gan", gan, "--confirm_with", finished, *flags)
+            return mix_synthetic(config, stored_songs, build_extractor(config))
+
+        return make
+
+    def test_the_miss_is_the_worse_dimensions_on_the_nine_point_scale(self, tiny_model):
+        windows = torch.randn(5, 101, 128, generator=torch.Generator().manual_seed(0))
+        emotion = torch.rand(5, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        with torch.no_grad():
+            heard = 5 + 4 * tiny_model(windows).logits
+        asked = 5 + 4 * emotion
+        for within in (0.5, 2.0):
+            miss = Confirmation(deepcopy(tiny_model).train(), within)(windows, emotion)
+            assert miss.shape == (5,) and not miss.requires_grad
+            torch.testing.assert_close(miss, (heard - asked).abs().max(1).values / within)
+
+    def test_the_named_model_judges(self, mix, tiny_model):
+        mixed = mix("--confirm_within", "0.7")
+        confirm = mixed.format["format_kwargs"]["transform"].confirm
+        assert confirm.within == 0.7
+        for name, tensor in tiny_model.state_dict().items():
+            assert torch.equal(confirm.model.state_dict()[name], tensor), name
+        assert mixed[20]["input_values"].shape == (101, 128)
+
+    def test_without_lists_it_is_refused(self, mix, finished):
+        shutil.rmtree(finished / "splits")
+        with pytest.raises(UsageError, match=r"run' does not say what it was trained on: splits is missing"):
+            mix()
+
+    def test_another_front_end_is_refused(self, mix, finished, tiny_extractor):
+        theirs = deepcopy(tiny_extractor)
+        theirs.f_min = 20.0
+        theirs.save_pretrained(finished)
+        with pytest.raises(UsageError, match=r"differs from that of '.*run': f_min is 50.0 here and 20.0 there\."):
+            mix()
+
+    @pytest.mark.parametrize("side", ["validation", "test"])
+    def test_one_that_knows_held_out_songs_is_refused(self, mix, finished, splits, side):
+        moved = ", ".join(map(str, move(finished, splits, side, 2)))
+        with pytest.raises(SplitError, match=rf"run' was trained on 2 of the 4 {side} songs: {moved}\."):
+            mix()
+
+
+@pytest.mark.slow
+class TestFinetune:
+    @pytest.fixture
+    def finetune(self, recipe, songs_root, gan, tmp_path):
+        sections = {
+            "data": {"data_root": str(songs_root), "cache_dir": str(tmp_path / "cache")},
+            "audio": {"seconds": 2.0, "num_windows": 3},
+            "model": {
+                "checkpoint": None,
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "time_stride": 16,
+                "frequency_stride": 16,
+            },
+            "training": {"num_train_epochs": 2, "precision": "fp32", "gradient_accumulation_steps": 1},
+            "synthetic": {"gan": str(gan)},
+        }
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump(sections))
+        return lambda *flags: recipe("finetune", path, "--output_dir", tmp_path / "mixed", *flags)
+
+    def test_trains_with_synthetic_windows_and_is_scored_on_real_songs(self, finetune, splits, tmp_path):
+        process = finetune("--synthetic_fraction", "0.5")
+        assert process.returncode == 0, process.stderr
+        assert "16 of 32 training rows are synthetic" in process.stderr
+        results = json.loads((tmp_path / "mixed" / "all_results.json").read_text())
+        assert (results["synthetic_windows"], results["train_songs"], results["test_songs"]) == (16, 16, 4)
+        assert read_split(tmp_path / "mixed" / "splits") == splits
+        assert np.isfinite(results["train_loss"]) and np.isfinite(results["test_mean_ccc"])
+        assert max(json.loads(p.read_text())["global_step"] for p in (tmp_path / "mixed").rglob("*_state.json")) == 8
+
+    def test_a_leak_is_one_clear_sentence(self, finetune, gan, splits):
+        move(gan, splits, "test", 2)
+        process = finetune()
+        assert process.returncode == 1 and "Traceback" not in process.stderr
+        assert "finetune: " in process.stderr and "was trained on 2 of the 4 test songs" in process.stderr
