@@ -34,7 +34,7 @@ class Arm(NamedTuple):
     Args:
         name: as the table shows it.
         recipe: which recipe trains it.
-        flags: what it changes; "{gan}" and "{plain}" stand for the folders of those runs of the same size and seed.
+        flags: what it changes; "{generator}" and "{plain}" stand for the folders of those runs of the same size and seed.
         state: the file that makes one of its checkpoints whole.
         shown: whether it is a row of the table, or only what others need.
     """
@@ -54,9 +54,9 @@ STUDIES = {
     "training": (
         Arm("plain", "finetune", NO_MASKS),
         Arm("+ SpecAugment", "finetune", ()),
-        _gan("gan", shown=False),
-        Arm("+ GAN", "finetune", (*NO_MASKS, "--gan", "{gan}")),
-        Arm("+ both", "finetune", ("--gan", "{gan}")),
+        _gan("generator", shown=False),
+        Arm("+ GAN", "finetune", (*NO_MASKS, "--gan", "{generator}")),
+        Arm("+ both", "finetune", ("--gan", "{generator}")),
     ),
     "losses": (
         Arm("plain", "finetune", (), shown=False),
@@ -82,6 +82,7 @@ COLUMNS = {
         "diversity_across": "across",
         "diversity_within": "within",
         "nearest": "nearest",
+        "shortfall": "shortfall",
     },
 }
 PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
@@ -202,10 +203,14 @@ def _run(run: Run, environment: dict[str, str]) -> None:
 
 def collect(cells: list[list[Run]], study: str) -> pd.DataFrame:
     """A row a finished run: `songs`, `seed`, `arm` and its numbers."""
-    names = {**COLUMNS[study], PAIRED[study]: PAIRED[study]}
     return pd.DataFrame(
         [
-            {"songs": run.size, "seed": run.seed, "arm": run.arm.name, **{name: run.results[name] for name in names}}
+            {
+                "songs": run.size,
+                "seed": run.seed,
+                "arm": run.arm.name,
+                **{name: run.results[name] for name in COLUMNS[study]},
+            }
             for runs in cells
             for run in runs
             if run.arm.shown and run.finished
@@ -221,7 +226,7 @@ def summary(runs: pd.DataFrame, study: str) -> pd.DataFrame:
     runs = runs.assign(
         difference=runs[paired].to_numpy() - base.loc[list(zip(runs["songs"], runs["seed"], strict=True))].to_numpy()
     )
-    titles = {**COLUMNS[study], "difference": f"{paired.removeprefix('test_').replace('_', ' ')} - {first}'s"}
+    titles = {**COLUMNS[study], "difference": f"{COLUMNS[study][paired]} - {first}'s"}
     grouped = runs.groupby(["songs", "arm"], sort=False)
     table = {title: [_mean_and_deviation(group[name]) for _, group in grouped] for name, title in titles.items()}
     return pd.DataFrame(table, index=pd.MultiIndex.from_tuples([key for key, _ in grouped], names=["songs", "arm"]))
