@@ -34,7 +34,7 @@ class Arm(NamedTuple):
     Args:
         name: as the table shows it.
         recipe: which recipe trains it.
-        flags: what it changes; "{generator}" and "{plain}" stand for the folders of those runs of the same size and seed.
+        flags: what it changes; "{generator}" and "{plain}" stand for the folders of those arms, same size and seed.
         state: the file that makes one of its checkpoints whole.
         shown: whether it is a row of the table, or only what others need.
     """
