@@ -111,16 +111,13 @@ class SyntheticTransform(TrainingTransform):
         self.confirm = confirm
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        made = np.flatnonzero(rows["synthetic"])
-        real = np.flatnonzero(~np.asarray(rows["synthetic"], bool))
-        windows, labels = [None] * len(rows["synthetic"]), [None] * len(rows["synthetic"])
-        for chosen, batch in (
-            (real, super().__call__({name: [rows[name][i] for i in real] for name in COLUMNS}) if len(real) else None),
-            (made, self.make([-rows["song_id"][i] for i in made]) if len(made) else None),
-        ):
-            for place, index in enumerate(chosen):
-                windows[index], labels[index] = batch["input_values"][place], batch["labels"][place]
-        return {"input_values": windows, "labels": labels}
+        marks = rows["synthetic"]
+        real = {name: [value for value, mark in zip(rows[name], marks, strict=True) if not mark] for name in COLUMNS}
+        numbers = [-song_id for song_id, mark in zip(rows["song_id"], marks, strict=True) if mark]
+        batches = {False: super().__call__(real), True: self.make(numbers) if numbers else {}}
+        examples = {mark: zip(*batch.values(), strict=True) for mark, batch in batches.items()}
+        windows, labels = zip(*(next(examples[mark]) for mark in marks), strict=True)
+        return {"input_values": list(windows), "labels": list(labels)}
 
     @torch.no_grad()
     def make(self, numbers: list[int]) -> dict[str, list[torch.Tensor]]:

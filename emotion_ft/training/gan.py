@@ -116,9 +116,13 @@ class MelGanTrainer:
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         torch.manual_seed(training.seed)
-        generator, discriminator = MelGenerator(regressor.config), MelDiscriminator(regressor.config)
-        for network in (generator, discriminator):
+        networks = MelGenerator(regressor.config), MelDiscriminator(regressor.config)
+        for network in networks:
             network.set_bands(regressor.band_mean.cpu(), regressor.band_std.cpu())
+        rates = gan.generator_learning_rate, gan.discriminator_learning_rate
+        optimizers = [self._optimizer(network, rate) for network, rate in zip(networks, rates, strict=True)]
+        warmup = math.ceil(gan.gan_warmup * gan.gan_steps)
+        schedules = [get_scheduler(training.lr_scheduler_type, o, warmup, gan.gan_steps) for o in optimizers]
         self.transform = TrainingTransform(extractor, None, training.seed)
         self.sampler = EpochSampler(len(songs), training.seed)
         loader = DataLoader(
@@ -128,21 +132,6 @@ class MelGanTrainer:
             drop_last=True,
             num_workers=training.dataloader_num_workers,
         )
-        optimizers = [
-            torch.optim.AdamW(
-                network.parameters(), rate, betas=(gan.gan_beta1, gan.gan_beta2), weight_decay=training.weight_decay
-            )
-            for network, rate in (
-                (generator, gan.generator_learning_rate),
-                (discriminator, gan.discriminator_learning_rate),
-            )
-        ]
-        schedules = [
-            get_scheduler(
-                training.lr_scheduler_type, optimizer, math.ceil(gan.gan_warmup * gan.gan_steps), gan.gan_steps
-            )
-            for optimizer in optimizers
-        ]
         (
             self.generator,
             self.discriminator,
@@ -151,7 +140,7 @@ class MelGanTrainer:
             self.generator_schedule,
             self.discriminator_schedule,
             self.loader,
-        ) = self.accelerator.prepare(generator, discriminator, *optimizers, *schedules, loader)
+        ) = self.accelerator.prepare(*networks, *optimizers, *schedules, loader)
         self.regressor = regressor.to(self.accelerator.device)
         # Without DDP's wrapper: its hooks must not see what only passes through a network.
         self.bare_generator = self.accelerator.unwrap_model(self.generator)
@@ -161,6 +150,10 @@ class MelGanTrainer:
         self.step = 0
         self.accuracy = 0.5
         self.history: list[Quality] = []
+
+    def _optimizer(self, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+        betas = (self.gan.gan_beta1, self.gan.gan_beta2)
+        return torch.optim.AdamW(network.parameters(), rate, betas, weight_decay=self.training.weight_decay)
 
     # One step
 

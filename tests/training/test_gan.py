@@ -159,6 +159,14 @@ class TestTraining:
         assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
         assert not torch.equal(runs[0]["g.seed.weight"], runs[2]["g.seed.weight"])
 
+    def test_workers_change_nothing(self, make):
+        runs = []
+        for workers in (0, 2):
+            trainer = make(f"workers-{workers}", gan_steps=4, measure_steps=4, dataloader_num_workers=workers)
+            trainer.train()
+            runs.append(weights(trainer))
+        assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
+
     def test_rates_warm_up_and_fall_as_a_cosine(self, make):
         trainer = make(gan_steps=40, gan_warmup=0.1, generator_learning_rate=2e-3, measure_steps=40)
         rates = []
@@ -211,10 +219,11 @@ class TestTraining:
 
 
 class TestStoppingAndGoingOn:
-    @pytest.mark.parametrize("accumulation", [1, 2])
-    @pytest.mark.parametrize("killed_at", [1, 5])
-    def test_a_killed_run_ends_in_the_same_weights(self, make, killed_at, accumulation):
-        settings = {"gradient_accumulation_steps": accumulation, "measure_steps": 1}
+    @pytest.mark.parametrize(
+        ("killed_at", "accumulation", "precision"), [(1, 1, "fp32"), (4, 2, "fp32"), (5, 1, "bf16")]
+    )
+    def test_a_killed_run_ends_in_the_same_weights(self, make, killed_at, accumulation, precision):
+        settings = {"gradient_accumulation_steps": accumulation, "measure_steps": 1, "precision": precision}
         whole = make("whole", **settings)
         whole.train()
 
