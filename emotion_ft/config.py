@@ -224,7 +224,7 @@ class GanConfig:
     gan_beta2: float = _option(0.99, "AdamW's second beta, of both networks.")
     gan_warmup: float = _option(0.05, "Share of the steps during which both learning rates rise, in [0, 1).")
     ema_decay: float = _option(0.99, "Decay of the moving average of the generator's weights, which is what is kept.")
-    reference_fraction: float = _option(0.2, "Share of the training songs that only measure the GAN, in (0, 1).")
+    reference_fraction: float = _option(0.2, "Share of the training songs that only measure the GAN, in (0, 0.5].")
     reference_windows: int = _option(8, "Evenly spaced windows of each of these songs, at least 2.")
     measure_steps: int = _option(500, "Steps between two measures, each with a sample grid and a checkpoint.")
 
@@ -237,8 +237,8 @@ class GanConfig:
         for name in ("label_smoothing", "gan_beta1", "gan_beta2", "gan_warmup", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in [0, 1), but is {getattr(self, name):g}.")
-        if not 0 < self.reference_fraction < 1:
-            raise ConfigError(f"reference_fraction is a share in (0, 1), but is {self.reference_fraction:g}.")
+        if not 0 < self.reference_fraction <= 0.5:
+            raise ConfigError(f"reference_fraction is a share in (0, 0.5], but is {self.reference_fraction:g}.")
 
 
 @dataclass
@@ -280,6 +280,15 @@ class Config:
             raise ConfigError(
                 f"loss {self.model.loss} needs a per_device_train_batch_size of 2 or more: CCC is a batch's."
             )
+
+        folders = {"output_dir": self.training.output_dir, "gan_output_dir": self.gan.gan_output_dir}
+        folders |= {"finetuned": self.gan.finetuned, "gan": self.synthetic.gan}
+        for ours, theirs in (("output_dir", "gan_output_dir"), ("gan_output_dir", "finetuned"), ("output_dir", "gan")):
+            same = folders[theirs] and Path(folders[ours]).resolve() == Path(folders[theirs]).resolve()
+            if same:
+                raise ConfigError(
+                    f"{ours} and {theirs} are the same folder, '{folders[ours]}': one would replace the other."
+                )
 
     def save(self, folder: str | Path) -> Path:
         """Write `config.yaml` into `folder`; `parse_config` reads it back to the same configuration."""

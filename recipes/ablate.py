@@ -20,7 +20,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("config", help="YAML file, as for finetune.py and train_gan.py")
     parser.add_argument("--study", choices=["training", "losses"], default="training", help="default: training")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of weights, crops and subsets (default: 3)")
-    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of training songs (default: all of them)")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", help="numbers of training songs (default: a quarter, half, all)"
+    )
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps of fine-tuning (default: 400)")
     parser.add_argument("--output", default="runs/ablation", help="default: runs/ablation")
     parser.add_argument("--jobs", type=int, default=1, help="sizes and seeds trained at the same time (default: 1)")
@@ -42,9 +44,10 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     config = parse_config([arguments.config, *flags])
     songs = experiment.load_collection(config.data, config.training.seed)
-    sizes = sorted(set(arguments.sizes or [len(songs["train"])]))
-    if not 2 <= sizes[0] <= sizes[-1] <= len(songs["train"]):
-        raise ablation.AblationError(f"--sizes must lie between 2 and the {len(songs['train'])} training songs.")
+    whole = len(songs["train"])
+    default = [whole // 4, whole // 2, whole] if arguments.study == "training" else [whole]
+    sizes = sorted(set(arguments.sizes or default))
+    ablation.check(config, flags, sizes, whole)
     folder = Path(arguments.output) / arguments.study
     seeds = range(arguments.seeds)
     settings = {"flags": flags, "steps": arguments.steps, "songs": songs["train"].info.description}

@@ -13,7 +13,6 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
 
-    from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
@@ -31,7 +30,7 @@ def main() -> None:
     logging.captureWarnings(True)
     disable_progress_bar()  # of single files written and read; training keeps its own
     checkpoint = experiment.prepare_output_dir(training)
-    set_seed(training.seed)
+    experiment.make_deterministic(training)
 
     extractor = experiment.build_extractor(config)
     songs = experiment.load_collection(config.data, training.seed)

@@ -14,86 +14,71 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
     import shutil
-    import time
     from pathlib import Path
 
-    import torch
-    from transformers import set_seed
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
     from emotion_ft.training import experiment, gan, report
-    from emotion_ft.training.gan_inputs import load_train_songs, split_reference
+    from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
     from emotion_ft.training.regressor import hear, prepare_regressor
 
-    begin = time.perf_counter()
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
+    main_process = not training.process_index
+    logging.basicConfig(format="%(message)s", level=logging.INFO if main_process else logging.WARNING)
     logging.captureWarnings(True)
-    disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.WARNING)
-    run, folder = Path(config.gan.finetuned or training.output_dir), Path(config.gan.gan_output_dir)
-    checkpoint = experiment.prepare_output_dir(training, str(folder), gan.STATE_NAME)
-    set_seed(training.seed)
+    disable_progress_bar()
+    experiment.make_deterministic(training)
 
+    run, folder = Path(config.gan.finetuned or training.output_dir), Path(config.gan.gan_output_dir)
     extractor = experiment.build_extractor(config)
     songs, model = load_train_songs(config, run, extractor)
     learnt, reference = split_reference(songs, config.gan.reference_fraction, training.seed)
     gan.check_batch(config, learnt)
-    regressor = prepare_regressor(config, learnt, extractor, resumed=checkpoint is not None)
-    meter = QualityMeter(model, extractor, learnt, reference, config.gan.reference_windows, training.seed)
-    if not training.process_index:
+    checkpoint = experiment.prepare_output_dir(training, str(folder), gan.GAN_STATE_NAME)
+    if checkpoint:
+        refuse_changes(config, run, checkpoint)
+    elif main_process:
         config.save(folder)
         extractor.save_pretrained(folder)
         shutil.copytree(run / experiment.SPLITS_NAME, folder / experiment.SPLITS_NAME, dirs_exist_ok=True)
+    regressor = prepare_regressor(config, learnt, extractor, resumed=checkpoint is not None)
+    windows = config.gan.reference_windows
+    meter = QualityMeter(model, extractor, learnt, reference, windows, training.seed) if main_process else None
     trainer = gan.MelGanTrainer(config, extractor, learnt, regressor, meter)
     if checkpoint:
         trainer.resume(checkpoint)
     first = trainer.step
-    started = time.perf_counter()
     best = trainer.train()
-    seconds = time.perf_counter() - started
-    if training.process_index:
+    if not main_process:
         return
 
+    results = {
+        "protocol": f"{songs.info.description}; the GAN learns from {len(learnt)} of them and is measured on the "
+        f"other {len(reference)}, {windows} windows each, seed {training.seed}",
+        **best,
+        "alarms": {row["step"]: trainer.alarms(row) for row in trainer.history if trainer.alarms(row)},
+        **{f"real_{name}": value for name, value in meter.real.items()},
+        **fidelity(*hear(regressor, reference, extractor, windows), "_regressor_on_real"),
+        "steps_per_second": (trainer.step - first) / trainer.seconds if trainer.seconds else None,
+        "peak_gpu_bytes": trainer.peak_gpu_bytes,
+        "windows_per_second": measure_speed(trainer.average.module),
+    }
     rows = {
         "real": meter.real,
         "untrained": trainer.history[0],
         f"step {best['step']}, kept": best,
         f"step {trainer.step}, last": trainer.history[-1],
     }
-    protocol = (
-        f"{songs.info.description}; the GAN learns from {len(learnt)} of them and is measured on the other "
-        f"{len(reference)}, {config.gan.reference_windows} windows each, seed {training.seed}"
-    )
-    heard, labels = hear(regressor, reference, extractor, config.gan.reference_windows)
-    results = {
-        "protocol": protocol,
-        **best,
-        **{f"real_{name}": value for name, value in meter.real.items()},
-        **fidelity(heard, labels, "_regressor_on_real"),
-        "steps_per_second": (trainer.step - first) / seconds,
-        "windows_per_second": measure_speed(trainer.average.module),
-        "runtime": time.perf_counter() - begin,
-    }
-    if torch.cuda.is_available():
-        results["peak_gpu_bytes"] = torch.cuda.max_memory_allocated()
     report.write_results(folder, results)
-    print(f"\n{protocol}\n")
-    print(report.quality_table(rows).to_string(float_format="{:.3f}".format, na_rep=""))
     print(
-        f"\nFD: Fréchet distance to the reference windows in the embedding of {run} (for 'real' between learnt and\n"
-        "reference windows); FD share: of the untrained generator's. CCC: between the emotion asked for and what\n"
-        "that model hears, or a ridge regression on mel statistics. across, within: diversity over all emotions and\n"
-        "within one; nearest: distance to the nearest learnt window; these three as shares of real windows'."
+        f"\n{results['protocol']}\n\n{report.quality_table(rows).to_string(float_format='{:.3f}'.format, na_rep='')}"
     )
-    print(
-        f"{results['steps_per_second']:.2f} steps/s in {training.precision}, measures included; generation "
-        f"{results['windows_per_second']:.0f} windows/s; {results['runtime'] / 60:.1f} minutes in all\n\n"
-        f"Generator, numbers and samples: {folder}"
-    )
+    print(f"\n{report.QUALITY_LEGEND.format(run=run)}\n\n{report.gan_speed(results, training.precision)}")
+    print(f"\nGenerator, numbers and samples: {folder}")
 
 
 if __name__ == "__main__":
@@ -104,4 +89,6 @@ if __name__ == "__main__":
     except UsageError as error:
         sys.exit(f"train_gan: {error}")
     except KeyboardInterrupt:
-        sys.exit("train_gan: interrupted; go on with --resume_from_checkpoint")
+        sys.exit(
+            "train_gan: interrupted; go on with --resume_from_checkpoint, or as before if there is no checkpoint yet"
+        )

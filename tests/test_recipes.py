@@ -299,12 +299,34 @@ class TestTrainGan:
             first, second = (load_file(path / name) for path in (tmp_path / "whole", folder))
             assert all(torch.equal(first[key], second[key]) for key in first), name
 
-    def test_two_processes_end_in_one_generator(self, finished, config, tmp_path):
-        run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "recipes/train_gan.py", config,
-            *GAN_SIZES, "--gan_batch_size", "4", "--finetuned", finished[0], "--gan_output_dir", tmp_path,
-            "--gan_steps", "3", "--measure_steps", "3")  # fmt: skip
-        assert MelGenerator.from_pretrained(tmp_path)
-        assert (tmp_path / "checkpoint-3" / "random_states_1.pkl").is_file()  # written by the second process
+    def test_two_processes_hold_the_same_weights(self, finished, config, tmp_path):
+        script = tmp_path / "dump.py"
+        script.write_text(
+            """
+import runpy, sys
+from safetensors.torch import save_file
+from emotion_ft.training.gan import MelGanTrainer
+train = MelGanTrainer.train
+def train_and_dump(self):
+    best = train(self)
+    networks = {"g": self.bare_generator, "d": self.bare_discriminator, "average": self.average.module}
+    state = {f"{n}.{k}": v.contiguous() for n, net in networks.items() for k, v in net.state_dict().items()}
+    assert self.accelerator.num_processes == 2
+    save_file(state, self.folder / f"rank-{self.accelerator.process_index}.safetensors")
+    return best
+MelGanTrainer.train = train_and_dump
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "recipes")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+        )
+        run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script, "recipes/train_gan.py",
+            config, *GAN_SIZES, "--gan_batch_size", "4", "--gradient_accumulation_steps", "2", "--finetuned",
+            finished[0], "--gan_output_dir", tmp_path / "gan", "--gan_steps", "6", "--measure_steps", "3")  # fmt: skip
+        first, second = (load_file(tmp_path / "gan" / f"rank-{rank}.safetensors") for rank in (0, 1))
+        assert any(name.endswith("_u") for name in first)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert MelGenerator.from_pretrained(tmp_path / "gan")
 
     def test_finetune_trains_with_its_windows_and_tests_on_the_same_songs(
         self, trained_gan, finished, config, tmp_path

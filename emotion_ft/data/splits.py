@@ -136,7 +136,7 @@ def id_list_split(folder: str | os.PathLike, song_ids: Iterable[int]) -> Splits:
 
 
 def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
-    """Raise a `SplitError` if `what` was trained on songs that `splits` holds out for validation or test."""
+    """Raise a `SplitError` if `what` was trained on songs that are not among the training songs of `splits`."""
     trained_on = set(trained_on)
     for name in ("validation", "test"):
         if leaked := sorted(trained_on & set(splits[name])):
@@ -144,6 +144,11 @@ def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
                 f"{what} was trained on {len(leaked)} of the {len(splits[name])} {name} songs: {_first(leaked)}. "
                 "Scores on them would say nothing; use the split that it was trained with, or train it anew."
             )
+    if others := sorted(trained_on - set(splits["train"])):
+        raise SplitError(
+            f"{what} was trained on {len(others)} songs that are not among the {len(splits['train'])} training songs "
+            f"here: {_first(others)}. They may share artists with held-out songs; train it on these songs."
+        )
 
 
 def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:

@@ -229,8 +229,8 @@ class MelEncoder(nn.Module):
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2).contiguous(memory_format=torch.channels_last)
         if self.deviation:
-            spread = hidden.var(0, correction=0).add(1e-8).sqrt().mean()
-            hidden = torch.cat([hidden, spread.expand_as(hidden[:, :1])], dim=1)
+            spread = hidden.float().var(0, correction=0).add(1e-8).sqrt().mean()  # 1e-8 is zero in half precision
+            hidden = torch.cat([hidden, spread.to(hidden.dtype).expand_as(hidden[:, :1])], dim=1)
         hidden = F.leaky_relu(self.last(hidden), 0.2).mean(2)  # (batch, width, bands)
         return F.leaky_relu(self.join(hidden.flatten(1)), 0.2)
 

@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import pandas as pd
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
+from ..config import Config
 from ..data.splits import write_split
 from ..errors import UsageError
 from .experiment import RESULTS_NAME, SPLITS_NAME, last_checkpoint
@@ -106,6 +108,25 @@ class Run(NamedTuple):
         return json.loads((self.folder / RESULTS_NAME).read_text())
 
 
+SET_BY_STUDY = ("seed", "split", "output_dir", "gan_output_dir", "finetuned", "gan", "max_steps", "num_train_epochs")
+SET_BY_STUDY += ("eval_steps", "save_steps", "eval_strategy", "save_strategy", "early_stopping_patience")
+
+
+def check(config: Config, flags: list[str], sizes: list[int], songs: int) -> None:
+    """Raise an `AblationError` for a study whose arms would not differ by what their names say, or could not train."""
+    given = [name for name in SET_BY_STUDY if any(flag.split("=")[0] == f"--{name}" for flag in flags)]
+    if given or config.synthetic.gan:
+        raise AblationError(f"--{(given or ['gan'])[0]} is set by the study itself: leave it out of flags and file.")
+    if not 2 <= sizes[0] <= sizes[-1] <= songs:
+        raise AblationError(f"--sizes must lie between 2 and the {songs} training songs.")
+    learnt = int(sizes[0] * (1 - config.gan.reference_fraction))
+    if learnt < config.gan.gan_batch_size:
+        raise AblationError(
+            f"of {sizes[0]} songs a GAN learns from about {learnt}, which do not fill a batch of "
+            f"{config.gan.gan_batch_size}: choose larger --sizes, or a smaller gan_batch_size or reference_fraction."
+        )
+
+
 def settle(folder: Path, settings: dict, config: Path) -> None:
     """Note what a study is made of in its folder.
 
@@ -143,7 +164,7 @@ def plan(
     """The runs of a study: a list for every size and seed, in the order in which they need each other."""
     tenth = str(max(steps // 10, 1))
     paces = ("--max_steps", str(steps), "--eval_strategy", "steps", "--save_strategy", "steps")
-    paces += ("--eval_steps", tenth, "--save_steps", tenth, "--logging_steps", tenth)
+    paces += ("--eval_steps", tenth, "--save_steps", tenth, "--logging_steps", tenth, "--early_stopping_patience", "0")
     cells = []
     for size in sizes:
         for seed in seeds:
@@ -171,19 +192,22 @@ def carry_out(cells: list[list[Run]], jobs: int) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     bar = tqdm(total=sum(map(len, cells)), desc="Ablation", unit="run")
 
+    stop = threading.Event()
+
     def work(runs: list[Run]) -> None:
         for run in runs:
+            if stop.is_set():
+                return
             if not run.finished:
                 _run(run, environment)
             bar.update()
 
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            for done in [pool.submit(work, runs) for runs in cells]:
+            for done in as_completed([pool.submit(work, runs) for runs in cells]):
                 done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            stop.set()
     bar.close()
 
 

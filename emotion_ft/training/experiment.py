@@ -5,8 +5,10 @@ import logging
 import shutil
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from datasets import DatasetDict
+from transformers import enable_full_determinism, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import Config, DataConfig, TrainingConfig
@@ -58,9 +60,10 @@ def prepare_output_dir(
     last = last_checkpoint(folder, state_name)
     if training.resume_from_checkpoint:
         checkpoint = last if training.resume_from_checkpoint == "last" else training.resume_from_checkpoint
-        if checkpoint is None or not Path(checkpoint).is_dir():
+        if checkpoint is None or not (Path(checkpoint) / state_name).is_file():
             raise OutputDirError(
-                f"no checkpoint to resume from: looked for '{checkpoint or folder / 'checkpoint-*'}'."
+                f"no checkpoint to resume from: looked for '{checkpoint or folder / 'checkpoint-*'}', with its "
+                f"{state_name}."
             )
         return str(checkpoint)
     finished = (folder / RESULTS_NAME).is_file()
@@ -69,7 +72,7 @@ def prepare_output_dir(
         resume = "" if finished else " --resume_from_checkpoint to go on,"
         raise OutputDirError(
             f"'{folder}' already holds {state}:{resume} --overwrite_output_dir to start anew, "
-            "or another --output_dir to keep it."
+            f"or another --{'gan_output_dir' if output_dir else 'output_dir'} to keep it."
         )
     with PartialState().main_process_first():
         if PartialState().is_main_process:
@@ -85,6 +88,16 @@ def _clear(folder: Path) -> None:
     names += (report.TRACKING_NAME, "discriminator", "regressor")
     for old in [*folder.glob("checkpoint-*"), *(folder / name for name in names)]:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+
+
+def make_deterministic(training: TrainingConfig) -> None:
+    """Seed every generator, and fix cuDNN's choices; with `full_determinism`, all kernels."""
+    if training.full_determinism:
+        enable_full_determinism(training.seed)
+    else:
+        set_seed(training.seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:

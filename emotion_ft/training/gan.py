@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -33,13 +34,14 @@ from ..scale import to_unit
 from . import losses, report
 from .baselines import labels_of
 from .experiment import checkpoints, last_checkpoint
+from .gan_inputs import GAN_STATE_NAME
 from .quality import Quality, QualityMeter, shortfall, song_windows
 
 logger = logging.getLogger(__name__)
 
-STATE_NAME = "gan_state.json"
 WON = 0.95  # of the discriminator's decisions right, smoothed over some fifty steps
 SMOOTHING = 0.98
+COPIES = 0.5  # of the distance between real windows of different songs
 QUANTILES = (0.05, 0.275, 0.5, 0.725, 0.95)  # of the songs' valence and arousal, where samples are drawn
 
 
@@ -81,7 +83,7 @@ class MelGanTrainer:
         extractor: the front end.
         songs: the stored songs to learn from; nothing else is ever read.
         regressor: frozen, trained on `songs`; teaches the generator its emotions.
-        meter: measures the generator.
+        meter: measures the generator; only the first process needs one.
 
     Raises:
         GanError: when the songs do not fill a batch.
@@ -93,7 +95,7 @@ class MelGanTrainer:
         extractor: SequenceFeatureExtractor,
         songs: Dataset,
         regressor: MelRegressor,
-        meter: QualityMeter,
+        meter: QualityMeter | None,
     ):
         gan, training = config.gan, config.training
         self.gan, self.training = gan, training
@@ -113,8 +115,6 @@ class MelGanTrainer:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         check_batch(config, songs)
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
         torch.manual_seed(training.seed)
         networks = MelGenerator(regressor.config), MelDiscriminator(regressor.config)
         for network in networks:
@@ -148,6 +148,7 @@ class MelGanTrainer:
         self.average = AveragedModel(self.bare_generator, multi_avg_fn=get_ema_multi_avg_fn(gan.ema_decay))
         self.average.eval()
         self.step = 0
+        self.seconds = 0.0  # spent learning since this process began, measures apart
         self.accuracy = 0.5
         self.history: list[Quality] = []
 
@@ -197,13 +198,15 @@ class MelGanTrainer:
         accumulated would then be of two scales.
         """
         values = {"discriminator_loss": [], "discriminator_accuracy": [], "generator_loss": [], "emotion_loss": []}
+        norms = {}
         self.bare_discriminator.requires_grad_(True)
         for micro, batch in enumerate(batches):
             with self.accelerator.accumulate(self.discriminator):
                 drawn = self.draw(micro, player=0)
                 loss, accuracy = self.discriminator_loss(batch["input_values"], batch["labels"], *drawn)
                 self.accelerator.backward(loss)
-                self._update(self.discriminator, self.discriminator_optimizer, self.discriminator_schedule)
+                norm = self._update(self.discriminator, self.discriminator_optimizer, self.discriminator_schedule)
+                norms["discriminator_norm"] = norm
             values["discriminator_loss"].append(loss.detach())
             values["discriminator_accuracy"].append(accuracy)
         self.bare_discriminator.requires_grad_(False)
@@ -211,21 +214,24 @@ class MelGanTrainer:
             with self.accelerator.accumulate(self.generator):
                 adversarial, emotion = self.generator_loss(*self.draw(micro, player=1))
                 self.accelerator.backward(adversarial + self.gan.emotion_weight * emotion)
-                self._update(self.generator, self.generator_optimizer, self.generator_schedule)
+                norm = self._update(self.generator, self.generator_optimizer, self.generator_schedule)
+                norms["generator_norm"] = norm
             values["generator_loss"].append(adversarial.detach())
             values["emotion_loss"].append(emotion.detach())
         self.average.update_parameters(self.bare_generator)
-        return {name: torch.stack(value).mean() for name, value in values.items()}
+        return {name: torch.stack(value).mean() for name, value in values.items()} | norms
 
-    def _update(self, network: nn.Module, optimizer, schedule) -> None:
-        if self.accelerator.sync_gradients:
-            if self.training.max_grad_norm:
-                # accelerate's own clip_grad_norm_ would unscale the other network's optimizer too.
-                self.accelerator.unscale_gradients(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), self.training.max_grad_norm)
-            optimizer.step()
-            schedule.step()
+    def _update(self, network: nn.Module, optimizer, schedule) -> torch.Tensor | None:
+        """The norm of the gradients before clipping, once they are complete."""
+        if not self.accelerator.sync_gradients:
+            return None
+        # accelerate's own clip_grad_norm_ would unscale the other network's optimizer too.
+        self.accelerator.unscale_gradients(optimizer)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.training.max_grad_norm or math.inf)
+        optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
+        return norm
 
     # The whole training
 
@@ -248,16 +254,20 @@ class MelGanTrainer:
         Raises:
             GanError: when a loss is not finite; the message names the last checkpoint.
         """
-        main = self.accelerator.is_main_process
         self.accelerator.init_trackers("gan")
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         if not self.history:
             self._measure()
-        bar = tqdm(total=self.gan.gan_steps, initial=self.step, desc="GAN", unit="step", disable=not main)
+        hidden = self.training.disable_tqdm or not self.accelerator.is_main_process
+        bar = tqdm(total=self.gan.gan_steps, initial=self.step, desc="GAN", unit="step", disable=hidden)
         batches = self.batches()
         while self.step < self.gan.gan_steps:
+            begin = time.perf_counter()
             values = self.learn(list(islice(batches, self.training.gradient_accumulation_steps)))
             self.step += 1
-            self._log(values, bar)
+            self._log(values, bar)  # waits for the device
+            self.seconds += time.perf_counter() - begin
             if self.step % self.gan.measure_steps == 0 or self.step == self.gan.gan_steps:
                 self._measure()
                 self.save()
@@ -268,13 +278,15 @@ class MelGanTrainer:
     def _log(self, values: dict[str, torch.Tensor], bar: tqdm) -> None:
         stacked = self.accelerator.reduce(torch.stack(list(values.values())), "mean")
         means = dict(zip(values, stacked.tolist(), strict=True))
-        if not all(math.isfinite(value) for value in means.values()):
-            last = last_checkpoint(self.folder, STATE_NAME)
+        # With loss scaling, gradients overflow now and then, and the step is skipped.
+        watched = [v for name, v in means.items() if self.training.precision != "fp16" or not name.endswith("norm")]
+        if not all(math.isfinite(value) for value in watched):
+            last = last_checkpoint(self.folder, GAN_STATE_NAME)
             kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
             shown = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in means.items())
             raise GanError(
-                f"step {self.step}: a loss is not finite ({shown}); {kept}. "
-                "Lower the learning rates, or train in fp32."
+                f"step {self.step}: a loss or gradient is not finite ({shown}); {kept}. "
+                "Going on from it would end here again: train anew with lower learning rates, or in fp32."
             )
         self.accuracy = SMOOTHING * self.accuracy + (1 - SMOOTHING) * means["discriminator_accuracy"]
         means["generator_lr"], means["discriminator_lr"] = (
@@ -291,8 +303,14 @@ class MelGanTrainer:
             }
         )
         bar.update()
-        if self.step % max(int(self.training.logging_steps), 1) == 0:
+        pace = self.training.logging_steps  # below 1, as in Trainer, a share of all steps
+        if self.step % math.ceil(pace if pace >= 1 else pace * self.gan.gan_steps) == 0:
             self.accelerator.log(means, step=self.step)
+
+    @property
+    def peak_gpu_bytes(self) -> int | None:
+        """The most memory that this process's tensors took on a GPU since `train` began; None without one."""
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
     @property
     def best(self) -> Quality:
@@ -315,17 +333,27 @@ class MelGanTrainer:
         self.accelerator.log({f"quality/{name}": value for name, value in self.history[-1].items()}, step=self.step)
         if not self.accelerator.is_main_process:
             return
-        if self.accuracy > WON:
-            logger.warning(
-                "Step %d: the discriminator wins, %.0f %% of its decisions are right, and the generator learns "
-                "little: lower discriminator_learning_rate.",
-                self.step,
-                100 * self.accuracy,
-            )
+        for alarm in self.alarms(self.history[-1]):
+            logger.warning("Step %d: %s.", self.step, alarm)
         self._draw()
         if self.step and self.best is self.history[-1]:
             self.average.module.save_pretrained(self.folder)
             self.bare_discriminator.save_pretrained(self.folder / "discriminator")
+
+    @staticmethod
+    def alarms(quality: Quality) -> list[str]:
+        """What is wrong with a measured step beyond what its numbers say."""
+        alarms = []
+        if quality["discriminator_accuracy"] > WON:
+            alarms.append(
+                f"the discriminator wins, {quality['discriminator_accuracy']:.0%} of its decisions are right, and the "
+                "generator learns little: lower discriminator_learning_rate"
+            )
+        if quality["nearest"] < COPIES:
+            alarms.append(
+                f"windows lie at {quality['nearest']:.2f} of real windows' distance to the nearest learnt one: copies"
+            )
+        return alarms
 
     def _draw(self) -> None:
         """The measures so far, and a grid over the plane: generated windows beside real ones of the nearest songs."""
@@ -353,19 +381,19 @@ class MelGanTrainer:
         if self.accelerator.is_main_process:
             self.average.module.save_pretrained(part / "average")
             state = {"step": self.step, "accuracy": self.accuracy, "history": self.history}
-            (part / STATE_NAME).write_text(json.dumps(state, indent=2) + "\n")
+            (part / GAN_STATE_NAME).write_text(json.dumps(state, indent=2) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
             if self.training.save_total_limit:
-                for old in checkpoints(self.folder, STATE_NAME)[: -self.training.save_total_limit]:
+                for old in checkpoints(self.folder, GAN_STATE_NAME)[: -self.training.save_total_limit]:
                     shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         return folder
 
     def resume(self, checkpoint: str | Path) -> None:
-        """Go on from a folder that `save` wrote."""
+        """Go on from the folder that `save` wrote last, with the settings that the run was started with."""
         self.accelerator.load_state(str(checkpoint))
-        state = json.loads((Path(checkpoint) / STATE_NAME).read_text())
+        state = json.loads((Path(checkpoint) / GAN_STATE_NAME).read_text())
         self.step, self.accuracy, self.history = state["step"], state["accuracy"], state["history"]
         average = MelGenerator.from_pretrained(Path(checkpoint) / "average", dtype=torch.float32)
         self.average.module.load_state_dict(average.state_dict(), strict=True)

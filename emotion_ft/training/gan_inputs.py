@@ -1,6 +1,7 @@
 """The two doors between fine-tuning and the GAN: the train split goes in, synthetic windows come out."""
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from .baselines import labels_of
 
 logger = logging.getLogger(__name__)
 
+GAN_STATE_NAME = "gan_state.json"  # what makes a GAN's checkpoint whole
+
 
 def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtractor, name: str) -> None:
     """Raise a `UsageError` that lists the settings in which this configuration's front end differs from `name`'s."""
@@ -39,11 +42,14 @@ def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtra
         )
 
 
-def check_labels(config: Config, folder: str | Path) -> None:
-    """Raise a `UsageError` unless labels are treated here as in the run of that folder."""
-    theirs = parse_config([str(Path(folder) / CONFIG_NAME), "--precision", "fp32"]).data.labels
-    if theirs != config.data.labels:
-        raise UsageError(f"labels are {config.data.labels} here, but {theirs} in '{folder}': use the same.")
+def check_labels(config: Config, folder: str | Path) -> Config:
+    """The configuration of that folder's run; raise a `UsageError` unless it treats labels as `config` does."""
+    theirs = parse_config([str(Path(folder) / CONFIG_NAME), "--precision", "fp32"])
+    if theirs.data.labels != config.data.labels:
+        raise UsageError(
+            f"labels are {config.data.labels} here, but {theirs.data.labels} in '{folder}': use the same."
+        )
+    return theirs
 
 
 def load_train_songs(
@@ -68,10 +74,48 @@ def load_train_songs(
             )
     model, theirs = load_model(run)
     check_front_end(extractor, theirs, str(run))
-    check_labels(config, run)
+    trained = check_labels(config, run)
+    if trained.synthetic.gan:
+        raise UsageError(
+            f"'{run}' was fine-tuned with the windows of {trained.synthetic.gan}: what measures a GAN must never have "
+            "seen a fake. Name a run without --gan."
+        )
     songs = experiment.load_side(config.data, Path(run) / experiment.SPLITS_NAME, "train")
     songs, _ = experiment.store_features(songs, extractor, config.data)
     return songs["train"], model
+
+
+# What a resumed GAN may not change, beside its whole front end: its weights would be of two trainings.
+RESUMED = {
+    "data": ["labels"],
+    "training": ["seed", "precision", "gradient_accumulation_steps", "max_grad_norm", "weight_decay"],
+}
+
+
+def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> None:
+    """Raise a `UsageError` unless a GAN goes on from its last checkpoint, with the songs and settings of its start."""
+    folder = Path(config.gan.gan_output_dir)
+    last = experiment.last_checkpoint(folder, GAN_STATE_NAME)
+    if last is None or Path(checkpoint).resolve() != last.resolve():
+        raise UsageError(
+            f"a GAN goes on from the last checkpoint in its gan_output_dir, {last}, not from {checkpoint}."
+        )
+    theirs = parse_config([str(folder / CONFIG_NAME)])
+    sections = {name: [f.name for f in fields(getattr(config, name))] for name in ("audio", "spec_augment", "gan")}
+    sections["gan"] = sorted(set(sections["gan"]) - {"gan_output_dir", "finetuned", "measure_steps"})
+    changes = [
+        f"{key} is {getattr(getattr(config, section), key)} here and was {getattr(getattr(theirs, section), key)}"
+        for section, keys in {**sections, **RESUMED}.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != getattr(getattr(theirs, section), key)
+    ]
+    if read_split(Path(run) / experiment.SPLITS_NAME) != read_split(folder / experiment.SPLITS_NAME):
+        changes.append(f"the id lists in '{run}' are others")
+    if changes:
+        raise UsageError(
+            f"'{folder}' cannot be resumed: {'; '.join(changes)}. Resume with the settings in {folder / CONFIG_NAME}, "
+            "or start anew with --overwrite_output_dir."
+        )
 
 
 def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -106,7 +150,7 @@ def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatu
     try:
         generator = MelGenerator.from_pretrained(synthetic.gan, dtype=torch.float32).eval()
         theirs = ASTEmotionFeatureExtractor.from_pretrained(synthetic.gan)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"no GAN in '{synthetic.gan}': {error}") from error
     splits = {name: songs[name]["song_id"][:] for name in SPLIT_NAMES}
     _check(config, splits, extractor, theirs, synthetic.gan)
@@ -133,8 +177,8 @@ def _check(
 ) -> None:
     """Same front end, same labels, and nothing learnt from what is held out here."""
     check_front_end(ours, theirs, folder)
-    for name in (experiment.SPLITS_NAME, CONFIG_NAME):
+    for name in (experiment.SPLITS_NAME, CONFIG_NAME, experiment.RESULTS_NAME):
         if not (Path(folder) / name).exists():
-            raise UsageError(f"'{folder}' does not say what it was trained on: {name} is missing.")
+            raise UsageError(f"'{folder}' holds no finished run, or does not say what it learnt from: no {name}.")
     refuse_leak(read_split(Path(folder) / experiment.SPLITS_NAME)["train"], splits, f"'{folder}'")
     check_labels(config, folder)

@@ -1,9 +1,11 @@
 """How good generated windows are: as real as real ones, with the emotion asked for, and not all alike.
 
 Everything is measured on reference songs, a part of the training songs that neither the GAN nor its regressor learns
-from, in the embedding space of a fine-tuned AST that never saw a fake.
+from, in the embedding space of a fine-tuned AST that never saw a fake. The AST itself was trained on these songs, so
+its CCC on real windows is higher than on unknown songs, and a harder mark for the generator; the ridge's is not.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 
@@ -12,6 +14,7 @@ import torch
 from datasets import Dataset
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import PolynomialFeatures
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..data.augment import EvaluationTransform
@@ -19,6 +22,9 @@ from ..scale import to_unit
 from .baselines import band_statistics, labels_of, ridge
 from .metrics import DIMENSIONS, concordance_correlation
 
+logger = logging.getLogger(__name__)
+
+FEW_SONGS = 12
 Quality = dict[str, float]
 
 
@@ -54,12 +60,22 @@ def spread_within(x: np.ndarray, group: int) -> float:
     return float(np.sqrt(np.var(grouped, axis=1, ddof=1).sum(-1).mean()))
 
 
-def spread_unexplained(x: np.ndarray, emotion: np.ndarray) -> float:
-    """Root of the total variance of a set (examples, features) that a quadratic function of its emotion leaves."""
+def spread_unexplained(x: np.ndarray, emotion: np.ndarray, group: int) -> float:
+    """Root of the total variance of real windows that a quadratic function of their emotion leaves.
+
+    Windows of a song are no independent examples, so what the emotion explains is fitted to the songs' means; the
+    variance is that of the residuals between songs plus that inside them.
+
+    Args:
+        x: (songs * group, features), the windows of a song in consecutive rows.
+        emotion: (songs, 2).
+    """
+    means = x.reshape(-1, group, x.shape[1]).mean(1)
     terms = PolynomialFeatures(2).fit_transform(emotion)
-    coefficients, _, rank, _ = np.linalg.lstsq(terms, x, rcond=None)
-    rest = x - terms @ coefficients
-    return float(np.sqrt(np.square(rest).sum() / max(len(x) - rank, 1)))
+    coefficients, _, rank, _ = np.linalg.lstsq(terms, means, rcond=None)
+    between = np.square(means - terms @ coefficients).sum() / max(len(means) - rank, 1)
+    within = spread_within(x, group) ** 2
+    return float(np.sqrt(max(between - within / group, 0.0) + within))
 
 
 def nearest_distance(x: np.ndarray, known: np.ndarray) -> float:
@@ -108,8 +124,9 @@ class QualityMeter:
         seed: of the latents.
 
     Attributes:
-        real: the same measures of real windows: the floor of the Fréchet distance (learnt against reference songs, as
-            many windows), the judges' CCC on reference windows, and 1 for what is relative to real windows.
+        real: the same measures of real windows: the floor of the Fréchet distance (as many learnt as reference songs,
+            whose emotions differ as those of two draws do), the judges' CCC on reference windows, and 1 for what is
+            relative to real windows.
     """
 
     def __init__(
@@ -120,21 +137,30 @@ class QualityMeter:
         reference: Dataset,
         num_windows: int,
         seed: int,
+        progress: bool = True,
     ):
+        if min(len(learnt), len(reference)) < 2:
+            raise ValueError(f"measures need two songs on each side, got {len(learnt)} and {len(reference)}")
+        if len(reference) < FEW_SONGS:
+            logger.warning("Only %d reference songs: the measures will be rough.", len(reference))
         self.model = model.eval()
         self.num_windows = num_windows
         self.seed = seed
-        labels, learnt_labels = (
-            to_unit(labels_of(songs)).repeat(num_windows, axis=0) for songs in (reference, learnt)
-        )
-        self.emotion = labels  # (windows, 2) in [-1, 1]
-        known, _, known_statistics = self._hear(song_windows(learnt, extractor, num_windows))
-        embeddings, heard, statistics = self._hear(song_windows(reference, extractor, num_windows))
-        self.ridge = ridge().fit(known_statistics, learnt_labels)
+        labels, learnt_labels = (to_unit(labels_of(songs)) for songs in (reference, learnt))
+        self.emotion = labels.repeat(num_windows, axis=0)  # (windows, 2) in [-1, 1]
+        total = len(learnt) + len(reference)
+        with tqdm(total=total, desc="Measuring real windows", unit="song", disable=not progress) as bar:
+            known, _, known_statistics = self._hear(song_windows(learnt, extractor, num_windows), bar)
+            embeddings, heard, statistics = self._hear(song_windows(reference, extractor, num_windows), bar)
+        # On the songs' means: leave-one-out would choose too small a penalty while a song's other windows are in.
+        self.ridge = ridge().fit(known_statistics.reshape(len(learnt), num_windows, -1).mean(1), learnt_labels)
         self.embeddings, self.known = embeddings, known
-        some = np.random.default_rng(seed).permutation(len(known))[: len(embeddings)]
+        self.unexplained = spread_unexplained(embeddings, labels, num_windows)
+        some = np.random.default_rng(seed).permutation(len(learnt))[: len(reference)]
+        others = known.reshape(len(learnt), num_windows, -1)[some].reshape(-1, known.shape[1])
+        labels = self.emotion
         self.real = {
-            "frechet": frechet_distance(known[some], embeddings),
+            "frechet": frechet_distance(others, embeddings),
             **fidelity(heard, labels),
             **fidelity(self.ridge.predict(statistics), labels, "_ridge"),
             "diversity_across": 1.0,
@@ -143,7 +169,7 @@ class QualityMeter:
         }
 
     @torch.no_grad()
-    def _hear(self, groups: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _hear(self, groups: Iterable[np.ndarray], bar=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Groups of windows -> embeddings (windows, hidden), emotions heard (windows, 2), mel statistics."""
         embeddings, heard, statistics = [], [], []
         for windows in groups:
@@ -152,6 +178,8 @@ class QualityMeter:
             embeddings.append(pooled.double().cpu().numpy())
             heard.append(self.model.head(pooled).double().cpu().numpy())
             statistics += [band_statistics(window) for window in windows]
+            if bar is not None:
+                bar.update()
         return np.concatenate(embeddings), np.concatenate(heard), np.stack(statistics)
 
     def measure(self, generator: PreTrainedModel) -> Quality:
@@ -170,8 +198,7 @@ class QualityMeter:
             **fidelity(heard, self.emotion),
             **fidelity(self.ridge.predict(statistics), self.emotion, "_ridge"),
             "diversity_across": spread(embeddings) / spread(self.embeddings),
-            "diversity_within": spread_within(embeddings, self.num_windows)
-            / spread_unexplained(self.embeddings, self.emotion),
+            "diversity_within": spread_within(embeddings, self.num_windows) / self.unexplained,
             "nearest": nearest_distance(embeddings, self.known) / nearest_distance(self.embeddings, self.known),
         }
 

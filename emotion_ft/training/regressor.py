@@ -12,6 +12,7 @@ from transformers import SequenceFeatureExtractor
 
 from ..config import Config, SpecAugmentConfig
 from ..data.augment import COLUMNS, TrainingTransform, with_transform
+from ..errors import UsageError
 from ..modeling import MelGanConfig, MelRegressor
 from ..scale import to_unit
 from .baselines import labels_of
@@ -89,7 +90,10 @@ def prepare_regressor(
                 latent_size=gan.latent_size,
                 channels=gan.gan_channels,
             )
-            regressor = MelRegressor(sizes)
+            try:
+                regressor = MelRegressor(sizes)
+            except ValueError as error:
+                raise UsageError(f"section 'audio': {error}") from error
             regressor.set_bands(*window_bands(songs, extractor))
             fit_regressor(
                 regressor.to(PartialState().device),

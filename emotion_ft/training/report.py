@@ -118,6 +118,13 @@ def plot_valence_arousal(
     return _save(figure, folder, "valence_arousal.png")
 
 
+QUALITY_LEGEND = """\
+FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;
+FD share: of the untrained generator's. CCC: between the emotion asked for and what that model hears, which was itself
+trained on the reference songs, or what a ridge regression on mel statistics hears, which was not. across, within:
+diversity over all emotions and within one; nearest: distance to the nearest learnt window; shares of real windows'."""
+
+
 def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
     """Rows of `quality.QualityMeter` by name -> a table."""
     columns = {
@@ -158,6 +165,15 @@ def plot_ablation(folder: str | Path, runs: pd.DataFrame, title: str) -> Path:
     figure.axes[0].legend(fontsize="small")
     figure.suptitle(title, fontsize="x-small", wrap=True)
     return _save(figure, folder, "ablation.png")
+
+
+def gan_speed(results: dict[str, float | None], precision: str) -> str:
+    """A line about time and memory."""
+    parts = [f"{results['steps_per_second']:.2f} steps/s in {precision}, measures apart"] * bool(
+        results["steps_per_second"]
+    )
+    parts += [f"peak GPU memory {results['peak_gpu_bytes'] / 2**30:.2f} GiB"] * bool(results["peak_gpu_bytes"])
+    return "; ".join([*parts, f"generation {results['windows_per_second']:.0f} windows/s"])
 
 
 def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict[str, float]) -> Path:

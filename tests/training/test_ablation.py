@@ -5,9 +5,19 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
+from emotion_ft.config_parser import parse_config
 from emotion_ft.data.splits import read_split
 from emotion_ft.training import ablation
-from emotion_ft.training.ablation import AblationError, carry_out, collect, plan, settle, summary, write_subsets
+from emotion_ft.training.ablation import (
+    AblationError,
+    carry_out,
+    check,
+    collect,
+    plan,
+    settle,
+    summary,
+    write_subsets,
+)
 
 SEEDS = range(2)
 
@@ -89,6 +99,30 @@ class TestPlan:
         assert found == {("hinge", None), ("bce", None), ("hinge", "0"), ("bce", "0")}
 
 
+class TestChecks:
+    @pytest.fixture
+    def config(self):
+        return parse_config(["--reference_fraction", "0.2", "--gan_batch_size", "32", "--precision", "fp32"])
+
+    def test_a_study_that_can_be_carried_out(self, config):
+        check(config, ["--head_dropout", "0.1"], [48, 96], 96)
+
+    @pytest.mark.parametrize("flag", ["--seed", "--gan", "--max_steps", "--output_dir=x"])
+    def test_flags_that_would_change_the_arms_are_refused(self, config, flag):
+        with pytest.raises(AblationError, match=rf"{flag.split('=')[0]} is set by the study itself"):
+            check(config, [flag, "1"], [48], 96)
+
+    def test_a_file_that_names_a_gan_is_refused(self):
+        config = parse_config(["--gan", "some/gan", "--precision", "fp32"])
+        with pytest.raises(AblationError, match="--gan is set by the study itself"):
+            check(config, [], [48], 96)
+
+    @pytest.mark.parametrize(("sizes", "message"), [([1], "between 2 and"), ([97], "96"), ([39], "about 31, which")])
+    def test_sizes_that_cannot_be_trained_are_refused_first(self, config, sizes, message):
+        with pytest.raises(AblationError, match=message):
+            check(config, [], sizes, 96)
+
+
 class TestCarryingOut:
     @pytest.mark.parametrize("jobs", [1, 2])
     def test_every_run_once_and_finished_ones_never_again(self, cells, jobs):
@@ -101,6 +135,12 @@ class TestCarryingOut:
         (cells[1][0].folder.parent / "broken").touch()
         with pytest.raises(AblationError, match=r"plain, 5 songs, seed 1 failed: finetune: no space left; see .*log"):
             carry_out(cells, 1)
+
+    def test_a_failure_stops_the_other_cells(self, cells):
+        (cells[1][0].folder.parent / "broken").touch()
+        with pytest.raises(AblationError):
+            carry_out(cells, 2)
+        assert not all(run.finished for runs in cells[2:] for run in runs)
 
     def test_unfinished_runs_are_resumed(self, cells):
         checkpoint = cells[0][2].folder / "checkpoint-3"

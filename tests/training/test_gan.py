@@ -10,7 +10,7 @@ from emotion_ft.config_parser import parse_config
 from emotion_ft.modeling import MelGenerator
 from emotion_ft.training import gan as gan_module
 from emotion_ft.training.experiment import last_checkpoint
-from emotion_ft.training.gan import STATE_NAME, EpochSampler, GanError, MelGanTrainer
+from emotion_ft.training.gan import GAN_STATE_NAME, EpochSampler, GanError, MelGanTrainer
 from emotion_ft.training.gan_inputs import split_reference
 from emotion_ft.training.quality import QualityMeter
 from emotion_ft.training.regressor import prepare_regressor
@@ -209,7 +209,13 @@ class TestTraining:
         assert "discriminator wins" not in caplog.text
         trainer.accuracy = 0.99
         trainer._measure()
-        assert "discriminator wins, 99 % of its decisions" in caplog.text
+        assert "discriminator wins, 99% of its decisions" in caplog.text
+
+    def test_says_when_windows_are_copies(self, make):
+        healthy = {"discriminator_accuracy": 0.7, "nearest": 1.1}
+        assert make().alarms(healthy) == []
+        (alarm,) = make().alarms({**healthy, "nearest": 0.1})
+        assert "copies" in alarm
 
     def test_measuring_leaves_no_trace_in_the_training(self, make):
         often, rarely = make("often", gan_steps=6, measure_steps=1), make("rarely", gan_steps=6, measure_steps=6)
@@ -239,7 +245,7 @@ class TestStoppingAndGoingOn:
         with pytest.raises(KeyboardInterrupt):
             killed.train()
         resumed = make("killed", **settings)
-        resumed.resume(last_checkpoint(resumed.folder, STATE_NAME))
+        resumed.resume(last_checkpoint(resumed.folder, GAN_STATE_NAME))
         assert resumed.step == killed_at
         resumed.train()
 
@@ -258,8 +264,8 @@ class TestStoppingAndGoingOn:
         trainer.train()
         assert sorted(path.name for path in trainer.folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-7"]
         (trainer.folder / "checkpoint-9.part").mkdir()
-        (trainer.folder / "checkpoint-9.part" / STATE_NAME).write_text("{}")
-        assert last_checkpoint(trainer.folder, STATE_NAME).name == "checkpoint-7"
+        (trainer.folder / "checkpoint-9.part" / GAN_STATE_NAME).write_text("{}")
+        assert last_checkpoint(trainer.folder, GAN_STATE_NAME).name == "checkpoint-7"
 
     def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(self, make):
         trainer = make()
@@ -271,11 +277,19 @@ class TestStoppingAndGoingOn:
 
         trainer.draw = poisoned
         with pytest.raises(
-            GanError, match=r"step 5: a loss is not finite .*the last good checkpoint is .*checkpoint-4"
+            GanError, match=r"step 5: a loss or gradient is not finite .*the last good checkpoint is .*checkpoint-4"
         ):
             trainer.train()
         kept = load_file(trainer.folder / "checkpoint-4" / "model.safetensors")
         assert all(torch.isfinite(value).all() for value in kept.values())
+
+    def test_a_gradient_that_is_not_finite_stops_before_it_is_measured(self, make):
+        trainer = make()
+        trainer.bare_generator.seed.weight.register_hook(
+            lambda gradient: gradient * float("inf") if trainer.step == 3 else gradient
+        )
+        with pytest.raises(GanError, match=r"step 4: .*generator norm (inf|nan).*checkpoint is .*checkpoint-2"):
+            trainer.train()
 
     def test_too_few_songs_for_a_batch_is_said_before_any_training(self, sides, make):
         with pytest.raises(GanError, match=f"{len(sides[0])} songs to learn from do not fill a batch of 64"):

@@ -21,10 +21,12 @@ from emotion_ft.modeling import MelDiscriminator, MelGanConfig, MelGenerator
 from emotion_ft.training.baselines import labels_of
 from emotion_ft.training.experiment import build_extractor, save_inputs
 from emotion_ft.training.gan_inputs import (
+    GAN_STATE_NAME,
     Confirmation,
     check_front_end,
     load_train_songs,
     mix_synthetic,
+    refuse_changes,
     split_reference,
 )
 
@@ -68,6 +70,7 @@ def gan(tiny_extractor, splits, configure, tmp_path):
     tiny_extractor.save_pretrained(tmp_path / "gan")
     write_split(splits, tmp_path / "gan" / "splits")
     configure().save(tmp_path / "gan")
+    (tmp_path / "gan" / "all_results.json").write_text("{}")
     return tmp_path / "gan"
 
 
@@ -87,8 +90,8 @@ class TestFlags:
             (["--synthetic_fraction", "-0.1"], r"synthetic_fraction is a share in \[0, 1\), but is -0.1"),
             (["--confirm_with", "X"], "gan is not set"),
             (["--gan", "G", "--confirm_with", "X", "--confirm_within", "0"], "confirm_within must be positive"),
-            (["--reference_fraction", "1"], r"reference_fraction is a share in \(0, 1\), but is 1"),
-            (["--reference_fraction", "0"], r"reference_fraction is a share in \(0, 1\), but is 0"),
+            (["--reference_fraction", "1"], r"reference_fraction is a share in \(0, 0.5\], but is 1"),
+            (["--reference_fraction", "0"], r"reference_fraction is a share in \(0, 0.5\], but is 0"),
             (["--label_smoothing", "1"], r"label_smoothing must lie in \[0, 1\), but is 1"),
             (["--gan_batch_size", "1"], "gan_batch_size must be at least 2, but is 1"),
         ],
@@ -102,7 +105,7 @@ class TestFlags:
         [
             ["--synthetic_fraction", "0"],
             ["--gan", "G", "--confirm_with", "X"],
-            ["--label_smoothing", "0", "--gan_batch_size", "2", "--reference_fraction", "0.99"],
+            ["--label_smoothing", "0", "--gan_batch_size", "2", "--reference_fraction", "0.5"],
         ],
     )
     def test_what_can_be_is_not(self, flags):
@@ -255,10 +258,20 @@ class TestMixing:
 
     def test_a_folder_without_lists_or_configuration_is_refused(self, mix, gan):
         (gan / "config.yaml").unlink()
-        with pytest.raises(UsageError, match=r"gan' does not say what it was trained on: config.yaml is missing"):
+        with pytest.raises(UsageError, match=r"gan' holds no finished run, or does not say .*: no config.yaml"):
             mix()
         shutil.rmtree(gan / "splits")
-        with pytest.raises(UsageError, match=r"gan' does not say what it was trained on: splits is missing"):
+        with pytest.raises(UsageError, match=r"gan' holds no finished run, or does not say .*: no splits"):
+            mix()
+
+    def test_an_unfinished_gan_is_refused(self, mix, gan):
+        (gan / "all_results.json").unlink()
+        with pytest.raises(UsageError, match=r"gan' holds no finished run, .*: no all_results.json"):
+            mix()
+
+    def test_a_gan_that_knows_songs_from_elsewhere_is_refused(self, mix, gan, splits):
+        write_split({**splits, "train": [*splits["train"], 9001, 9002]}, gan / "splits")
+        with pytest.raises(SplitError, match=r"on 2 songs that are not among the 16 training songs here: 9001, 9002"):
             mix()
 
     def test_other_labels_are_refused(self, mix):
@@ -271,7 +284,7 @@ class TestMixing:
 
     def test_a_fine_tuned_model_is_no_gan(self, mix, finished):
         with pytest.raises(UsageError, match="no GAN"):
-            mix("--gan", finished)
+            mix("--gan", finished, "--output_dir", "elsewhere")
 
     def test_a_discriminator_is_no_gan(self, mix, gan):
         MelDiscriminator(MelGanConfig(max_length=101, channels=4, num_scales=2)).save_pretrained(gan)
@@ -332,7 +345,7 @@ class TestConfirmation:
 
     def test_without_lists_it_is_refused(self, mix, finished):
         shutil.rmtree(finished / "splits")
-        with pytest.raises(UsageError, match=r"run' does not say what it was trained on: splits is missing"):
+        with pytest.raises(UsageError, match=r"run' holds no finished run, or does not say .*: no splits"):
             mix()
 
     def test_another_front_end_is_refused(self, mix, finished, tiny_extractor):
@@ -387,3 +400,71 @@ class TestFinetune:
         process = finetune()
         assert process.returncode == 1 and "Traceback" not in process.stderr
         assert "finetune: " in process.stderr and "was trained on 2 of the 4 test songs" in process.stderr
+
+
+class TestResuming:
+    @pytest.fixture
+    def begun(self, configure, finished, tmp_path):
+        """`begun(*flags)` -> the configuration of a GAN that stopped at step 4, its fine-tuned run, its checkpoint."""
+
+        def make(*flags):
+            return configure("--gan_output_dir", tmp_path / "started", "--gan_steps", "9", *flags)
+
+        started = tmp_path / "started"
+        for step in (2, 4):
+            (started / f"checkpoint-{step}").mkdir(parents=True)
+            (started / f"checkpoint-{step}" / GAN_STATE_NAME).write_text("{}")
+        make().save(started)
+        shutil.copytree(finished / "splits", started / "splits")
+        return make, finished, started / "checkpoint-4"
+
+    def test_goes_on_with_the_same_settings(self, begun):
+        make, run, checkpoint = begun
+        refuse_changes(make("--measure_steps", "3"), run, checkpoint)
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--seed", "7"], "seed is 7 here and was 42"),
+            (["--latent_size", "5"], "latent_size is 5 here and was 64"),
+            (["--reference_fraction", "0.3"], "reference_fraction is 0.3 here and was 0.2"),
+            (["--generator_learning_rate", "1e-5"], "generator_learning_rate is 1e-05 here and was 0.001"),
+            (["--gradient_accumulation_steps", "2"], "gradient_accumulation_steps is 2 here and was 4"),
+            (["--gan_steps", "10"], "gan_steps is 10 here and was 9"),
+        ],
+    )
+    def test_other_settings_are_refused(self, begun, flags, message):
+        make, run, checkpoint = begun
+        with pytest.raises(UsageError, match=re.escape(message)):
+            refuse_changes(make(*flags), run, checkpoint)
+
+    def test_other_songs_are_refused(self, begun, splits):
+        make, run, checkpoint = begun
+        write_split({**splits, "train": splits["train"][1:]}, run / "splits")
+        with pytest.raises(UsageError, match=r"the id lists in '.*run' are others"):
+            refuse_changes(make(), run, checkpoint)
+
+    def test_an_older_checkpoint_or_anothers_is_refused(self, begun, tmp_path):
+        make, run, checkpoint = begun
+        for other in (checkpoint.with_name("checkpoint-2"), tmp_path / "elsewhere" / "checkpoint-4"):
+            with pytest.raises(UsageError, match="goes on from the last checkpoint in its gan_output_dir"):
+                refuse_changes(make(), run, other)
+
+
+def test_a_run_that_saw_fakes_measures_nothing(configure, finished, stored_songs):
+    configure("--gan", "some/gan").save(finished)
+    with pytest.raises(UsageError, match=r"was fine-tuned with the windows of some/gan"):
+        load_train_songs(configure(), finished, build_extractor(configure()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gan_output_dir", "a", "--output_dir", "./a"], "output_dir and gan_output_dir are the same folder"),
+        (["--gan_output_dir", "a", "--finetuned", "a"], "gan_output_dir and finetuned are the same folder"),
+        (["--output_dir", "a", "--gan", "a"], "output_dir and gan are the same folder"),
+    ],
+)
+def test_no_folder_is_both_read_and_written(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(flags)

@@ -114,22 +114,24 @@ class TestSpread:
     def test_unexplained_by_a_quadratic_is_zero(self):
         emotion = np.random.default_rng(0).uniform(-1, 1, (50, 2))
         v, a = emotion.T
-        x = np.stack([3 + v, a - v**2, v * a, a**2 - 1], axis=1)
-        assert spread_unexplained(x, emotion) == pytest.approx(0, abs=1e-10)
-        assert spread_unexplained(np.stack([v**3], axis=1), emotion) > 0.05
+        x = np.stack([3 + v, a - v**2, v * a, a**2 - 1], axis=1).repeat(2, axis=0)
+        assert spread_unexplained(x, emotion, 2) == pytest.approx(0, abs=1e-10)
+        assert spread_unexplained(np.stack([v**3], axis=1).repeat(2, axis=0), emotion, 2) > 0.05
 
-    def test_unexplained_recovers_noise_of_few_examples(self):
+    @pytest.mark.parametrize("songs", [8, 40])
+    def test_unexplained_recovers_the_spread_between_songs_and_inside_them(self, songs):
         rng = np.random.default_rng(0)
         squares = []
-        for _ in range(200):
-            emotion = rng.uniform(-1, 1, (12, 2))
+        for _ in range(300):
+            emotion = rng.uniform(-1, 1, (songs, 2))
             v, a = emotion.T
-            x = np.stack([5 * v * a, v - a**2], axis=1) + rng.normal(size=(12, 2)) * [0.3, 0.4]
-            squares.append(spread_unexplained(x, emotion) ** 2)
-        assert np.sqrt(np.mean(squares)) == pytest.approx(0.5, rel=0.05)
+            means = np.stack([5 * v * a, v - a**2], axis=1) + rng.normal(size=(songs, 2)) * 0.4
+            x = means.repeat(8, axis=0) + rng.normal(size=(songs * 8, 2)) * 0.3
+            squares.append(spread_unexplained(x, emotion, 8) ** 2)
+        assert np.sqrt(np.mean(squares)) == pytest.approx(np.sqrt(2 * (0.4**2 + 0.3**2)), rel=0.05)
 
     def test_unexplained_of_few_examples_is_finite(self):
-        assert np.isfinite(spread_unexplained(normal(4, 3), normal(4, 2, seed=1)))
+        assert np.isfinite(spread_unexplained(normal(4, 3), normal(2, 2, seed=1), 2))
 
 
 class TestNearestDistance:
@@ -260,8 +262,9 @@ class TestQualityMeter:
         def statistics(windows):
             return np.stack([np.concatenate([w.mean(0), w.std(0), np.abs(w[1:] - w[:-1]).mean(0)]) for w in windows])
 
-        scaler = StandardScaler().fit(statistics(learnt))
-        ridge = RidgeCV(np.logspace(0, 5, 21)).fit(scaler.transform(statistics(learnt)), labels(songs[0]))
+        means = statistics(learnt).reshape(8, WINDOWS, -1).mean(1)
+        scaler = StandardScaler().fit(means)
+        ridge = RidgeCV(np.logspace(0, 5, 21)).fit(scaler.transform(means), labels(songs[0])[::WINDOWS])
         by_ridge = ridge.predict(scaler.transform(statistics(reference)))
         expected = {
             "frechet": frechet_distance(embed(learnt), embed(reference)),
@@ -291,7 +294,9 @@ class TestQualityMeter:
 
     def test_diversity_within_is_a_share_of_what_emotion_leaves(self, meter, reference, embed, songs):
         embeddings = embed(reference)
-        expected = spread_within(embeddings, WINDOWS) / spread_unexplained(embeddings, labels(songs[1]))
+        expected = spread_within(embeddings, WINDOWS) / spread_unexplained(
+            embeddings, labels(songs[1])[::WINDOWS], WINDOWS
+        )
         assert meter.measure(Player(reference))["diversity_within"] == pytest.approx(expected, rel=1e-4)
 
     def test_one_window_for_everything_has_no_diversity(self, meter, reference):
@@ -316,11 +321,12 @@ class TestQualityMeter:
         assert quality["nearest"] == pytest.approx(0, abs=1e-3)
         assert quality["frechet"] == pytest.approx(meter.real["frechet"], rel=1e-3)
 
-    def test_real_distance_is_of_as_many_windows(self, tiny_model, tiny_extractor, songs, learnt, embed):
+    def test_real_distance_is_of_as_many_songs(self, tiny_model, tiny_extractor, songs, learnt, embed):
         few = songs[0].select(range(2))
         meter = QualityMeter(deepcopy(tiny_model), tiny_extractor, songs[0], few, num_windows=WINDOWS, seed=5)
-        chosen = np.random.default_rng(5).permutation(24)[:6]
-        expected = frechet_distance(embed(learnt[chosen]), embed(learnt[:6]))
+        chosen = np.random.default_rng(5).permutation(8)[:2]
+        others = learnt.reshape(8, WINDOWS, *learnt.shape[1:])[chosen].reshape(-1, *learnt.shape[1:])
+        expected = frechet_distance(embed(others), embed(learnt[:6]))
         assert meter.real["frechet"] == pytest.approx(expected, rel=1e-3)
         assert meter.embeddings.shape == (6, 32) and meter.known.shape == (24, 32)
 
