@@ -169,11 +169,12 @@ def plot_ablation(folder: str | Path, runs: pd.DataFrame, title: str) -> Path:
 
 def gan_speed(results: dict[str, float | None], precision: str) -> str:
     """A line about time and memory."""
-    parts = [f"{results['steps_per_second']:.2f} steps/s in {precision}, measures apart"] * bool(
-        results["steps_per_second"]
-    )
-    parts += [f"peak GPU memory {results['peak_gpu_bytes'] / 2**30:.2f} GiB"] * bool(results["peak_gpu_bytes"])
-    return "; ".join([*parts, f"generation {results['windows_per_second']:.0f} windows/s"])
+    parts = [f"generation {results['windows_per_second']:.0f} windows/s"]
+    if results["steps_per_second"]:
+        parts.append(f"training {results['steps_per_second']:.2f} steps/s in {precision}, measures apart")
+    if results["peak_gpu_bytes"]:
+        parts.append(f"peak GPU memory {results['peak_gpu_bytes'] / 2**30:.2f} GiB")
+    return "; ".join(parts)
 
 
 def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict[str, float]) -> Path:
