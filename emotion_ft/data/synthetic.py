@@ -1,7 +1,8 @@
 """Windows that a generator makes, among the training songs and nowhere else.
 
 A row marked `synthetic` holds nothing but its number. What stands in for it is drawn anew in every epoch, keyed as
-crops are: an emotion as the training songs have them, and a latent.
+crops are: an emotion as the training songs have them, and a latent. A generator rounds differently in batches of other
+sizes and with other numbers of threads, so windows are the same to the last bit only where these are.
 """
 
 from collections.abc import Callable

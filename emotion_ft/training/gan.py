@@ -147,6 +147,9 @@ class MelGanTrainer:
         self.bare_discriminator = self.accelerator.unwrap_model(self.discriminator)
         self.average = AveragedModel(self.bare_generator, multi_avg_fn=get_ema_multi_avg_fn(gan.ema_decay))
         self.average.eval()
+        self.discriminator_criterion, self.generator_criterion = losses.adversarial(
+            gan.adversarial_loss, gan.label_smoothing
+        )
         self.step = 0
         self.seconds = 0.0  # spent learning since this process began, measures apart
         self.accuracy = 0.5
@@ -175,11 +178,7 @@ class MelGanTrainer:
             with torch.no_grad():
                 fakes = self.bare_generator(latent, emotion)
             real, fake = self.discriminator(windows, labels).float(), self.discriminator(fakes, emotion).float()
-        if self.gan.adversarial_loss == "hinge":
-            loss = losses.hinge_discriminator_loss(real, fake)
-        else:
-            loss = losses.bce_discriminator_loss(real, fake, self.gan.label_smoothing)
-        return loss, losses.discriminator_accuracy(real, fake)
+        return self.discriminator_criterion(real, fake), losses.discriminator_accuracy(real, fake)
 
     def generator_loss(self, latent: torch.Tensor, emotion: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The generator's adversarial loss and its emotion term."""
@@ -187,9 +186,7 @@ class MelGanTrainer:
             fakes = self.generator(latent, emotion)
             fake = self.bare_discriminator(fakes, emotion).float()
             heard = self.regressor(fakes)
-        hinge = self.gan.adversarial_loss == "hinge"
-        adversarial = losses.hinge_generator_loss(fake) if hinge else losses.bce_generator_loss(fake)
-        return adversarial, losses.emotion_term(heard, emotion)
+        return self.generator_criterion(fake), losses.emotion_term(heard, emotion)
 
     def learn(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """One update of the discriminator, then one of the generator, each over all micro-batches.

@@ -1,5 +1,8 @@
 """What the two networks of a GAN learn from: pure functions of the discriminator's logits (batch,)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch.nn import functional as F
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
@@ -27,6 +30,13 @@ def bce_discriminator_loss(real: torch.Tensor, fake: torch.Tensor, smoothing: fl
 def bce_generator_loss(fake: torch.Tensor) -> torch.Tensor:
     """The non-saturating form: cross-entropy of fakes with the target of real windows, 1."""
     return bce(fake, torch.ones_like(fake))
+
+
+def adversarial(kind: str, smoothing: float = 0.0) -> tuple[Callable, Callable]:
+    """(discriminator's loss of real and fake logits, generator's loss of fake logits) by name: "hinge" or "bce"."""
+    if kind == "bce":
+        return partial(bce_discriminator_loss, smoothing=smoothing), bce_generator_loss
+    return hinge_discriminator_loss, hinge_generator_loss
 
 
 def emotion_term(heard: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:

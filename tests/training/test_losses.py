@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from emotion_ft.training.losses import (
+    adversarial,
     bce_discriminator_loss,
     bce_generator_loss,
     discriminator_accuracy,
@@ -133,3 +134,13 @@ class TestEmotionTerm:
 def test_accuracy_is_the_share_on_the_right_side(real, fake, expected):
     accuracy = discriminator_accuracy(torch.tensor(real, dtype=torch.float), torch.tensor(fake, dtype=torch.float))
     assert accuracy.item() == expected
+
+
+def test_losses_come_by_name():
+    real, fake = torch.tensor([0.3, -2.0]), torch.tensor([0.5, 1.5])
+    discriminator, generator = adversarial("bce", 0.2)
+    assert discriminator(real, fake) == bce_discriminator_loss(real, fake, 0.2)
+    assert generator(fake) == bce_generator_loss(fake)
+    discriminator, generator = adversarial("hinge", 0.2)
+    assert discriminator(real, fake) == hinge_discriminator_loss(real, fake)
+    assert generator(fake) == hinge_generator_loss(fake)
