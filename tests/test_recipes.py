@@ -359,7 +359,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     )
     def test_one_clear_sentence_before_any_training(self, finished, config, tmp_path, flags, message):
         _, err = run(sys.executable, "recipes/train_gan.py", config, "--finetuned", finished[0], "--gan_output_dir",
-                     tmp_path / "gan", *flags, code=1)  # fmt: skip
+                     tmp_path / "gan", *GAN_SIZES, *flags, code=1)  # fmt: skip
         assert message in err and "Traceback" not in err and "GAN:" not in err
 
     def test_refuses_without_a_finished_run(self, config, tmp_path):
