@@ -19,7 +19,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.training import experiment, gan, report
+    from emotion_ft.training import experiment, gan, gan_report, report
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
     from emotion_ft.training.regressor import hear, prepare_regressor
@@ -74,10 +74,9 @@ def main() -> None:
         f"step {trainer.step}, last": trainer.history[-1],
     }
     report.write_results(folder, results)
-    print(
-        f"\n{results['protocol']}\n\n{report.quality_table(rows).to_string(float_format='{:.3f}'.format, na_rep='')}"
-    )
-    print(f"\n{report.QUALITY_LEGEND.format(run=run)}\n\n{report.gan_speed(results, training.precision)}")
+    table = gan_report.quality_table(rows).to_string(float_format="{:.3f}".format, na_rep="")
+    print(f"\n{results['protocol']}\n\n{table}")
+    print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")
     print(f"\nGenerator, numbers and samples: {folder}")
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
-from ..scale import from_unit
 from .metrics import DIMENSIONS, METRICS
 
 PREDICTIONS_NAME = "predictions.csv"
@@ -48,7 +47,8 @@ def write_predictions(
     return path
 
 
-def _save(figure: Figure, folder: str | Path, name: str) -> Path:
+def save_figure(figure: Figure, folder: str | Path, name: str) -> Path:
+    """Write a figure into the folder's `plots/`."""
     path = Path(folder, PLOTS_NAME, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
@@ -85,7 +85,7 @@ def plot_learning_curve(folder: str | Path, state: TrainerState, unfreeze_at: fl
         axes.set(title=title, xlabel="epoch", yscale=scale)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    return _save(figure, folder, "learning_curve.png")
+    return save_figure(figure, folder, "learning_curve.png")
 
 
 def plot_valence_arousal(
@@ -115,31 +115,7 @@ def plot_valence_arousal(
     for axes in (plane, *dimensions):
         axes.set(xlim=(1, 9), ylim=(1, 9), aspect="equal")
     figure.suptitle(title, fontsize="small", wrap=True)
-    return _save(figure, folder, "valence_arousal.png")
-
-
-QUALITY_LEGEND = """\
-FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;
-FD share: of the untrained generator's. CCC: between the emotion asked for and what that model hears, which was itself
-trained on the reference songs, or what a ridge regression on mel statistics hears, which was not. across, within:
-diversity over all emotions and within one; nearest: distance to the nearest learnt window; shares of real windows'."""
-
-
-def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Rows of `quality.QualityMeter` by name -> a table."""
-    columns = {
-        "frechet": "FD",
-        "frechet_share": "FD share",
-        "valence_ccc": "V CCC",
-        "arousal_ccc": "A CCC",
-        "valence_ccc_ridge": "V CCC ridge",
-        "arousal_ccc_ridge": "A CCC ridge",
-        "diversity_across": "across",
-        "diversity_within": "within",
-        "nearest": "nearest",
-    }
-    table = pd.DataFrame([{title: row.get(name) for name, title in columns.items()} for row in rows.values()])
-    return table.set_index(pd.Index(rows))
+    return save_figure(figure, folder, "valence_arousal.png")
 
 
 def write_ablation(folder: str | Path, runs: pd.DataFrame, table: pd.DataFrame, protocol: str) -> None:
@@ -164,56 +140,4 @@ def plot_ablation(folder: str | Path, runs: pd.DataFrame, title: str) -> Path:
         axes.minorticks_off()
     figure.axes[0].legend(fontsize="small")
     figure.suptitle(title, fontsize="x-small", wrap=True)
-    return _save(figure, folder, "ablation.png")
-
-
-def gan_speed(results: dict[str, float | None], precision: str) -> str:
-    """A line about time and memory."""
-    parts = [f"generation {results['windows_per_second']:.0f} windows/s"]
-    if results["steps_per_second"]:
-        parts.append(f"training {results['steps_per_second']:.2f} steps/s in {precision}, measures apart")
-    if results["peak_gpu_bytes"]:
-        parts.append(f"peak GPU memory {results['peak_gpu_bytes'] / 2**30:.2f} GiB")
-    return "; ".join(parts)
-
-
-def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict[str, float]) -> Path:
-    """Write `plots/quality.png`: every measure of a GAN against steps, real windows as dotted lines."""
-    figure = Figure(figsize=(13, 3.4), layout="constrained")
-    panels = {
-        "Fréchet distance": {"frechet": "generated"},
-        "fidelity, CCC of the AST": {f"{dimension}_ccc": dimension for dimension in DIMENSIONS},
-        "diversity, share of real": {"diversity_across": "across", "diversity_within": "within", "nearest": "nearest"},
-        "discriminator's accuracy": {"discriminator_accuracy": "smoothed"},
-    }
-    for axes, (title, keys) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for key, label in keys.items():
-            (line,) = axes.plot([row["step"] for row in history], [row[key] for row in history], ".-", label=label)
-            if key in real:
-                axes.axhline(real[key], color=line.get_color(), linestyle=":")
-        axes.set(title=title, xlabel="step")
-        axes.legend(fontsize="small")
-    figure.axes[0].set_yscale("log")
-    return _save(figure, folder, "quality.png")
-
-
-def plot_samples(folder: str | Path, step: int, made: np.ndarray, real: np.ndarray, axes: list[np.ndarray]) -> Path:
-    """Write `plots/samples-<step>.png`: windows over the valence-arousal plane, generated and real beside each other.
-
-    Args:
-        made, real: (arousals, valences, frames, mels), the real ones of the training songs nearest to these emotions.
-        axes: the valences and the arousals asked for, in [-1, 1], rising.
-    """
-    figure = Figure(figsize=(15, 6), layout="constrained")
-    gap = 4
-    for panel, windows, title in zip(
-        figure.subplots(1, 2), (made, real), (f"generated, step {step}", "real, nearest training songs"), strict=True
-    ):
-        padded = np.pad(windows, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
-        frames, mels = padded.shape[2:]
-        mosaic = padded.transpose(0, 3, 1, 2).reshape(len(windows) * mels, -1)  # arousal and bands up, time right
-        panel.imshow(mosaic, origin="lower", aspect="auto", vmin=-2.5, vmax=2.5, cmap="magma", interpolation="none")
-        for values, size, place in zip(axes, (frames, mels), (panel.set_xticks, panel.set_yticks), strict=True):
-            place(np.arange(len(values)) * size + size / 2, [f"{from_unit(value):.1f}" for value in values])
-        panel.set(title=title, xlabel="valence, 1-9 (in a window: frames)", ylabel="arousal, 1-9 (in a window: bands)")
-    return _save(figure, folder, f"samples-{step:06d}.png")
+    return save_figure(figure, folder, "ablation.png")

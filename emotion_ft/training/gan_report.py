@@ -1,0 +1,86 @@
+"""What a GAN's training leaves behind: the table of its quality, its course, and samples beside real windows."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..scale import from_unit
+from .metrics import DIMENSIONS
+from .report import save_figure
+
+LEGEND = """\
+FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;
+FD share: of the untrained generator's. CCC: between the emotion asked for and what that model hears, which was itself
+trained on the reference songs, or what a ridge regression on mel statistics hears, which was not. across, within:
+diversity over all emotions and within one; nearest: distance to the nearest learnt window; shares of real windows'."""
+
+
+def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Rows of `quality.QualityMeter` by name -> a table."""
+    columns = {
+        "frechet": "FD",
+        "frechet_share": "FD share",
+        "valence_ccc": "V CCC",
+        "arousal_ccc": "A CCC",
+        "valence_ccc_ridge": "V CCC ridge",
+        "arousal_ccc_ridge": "A CCC ridge",
+        "diversity_across": "across",
+        "diversity_within": "within",
+        "nearest": "nearest",
+    }
+    table = pd.DataFrame([{title: row.get(name) for name, title in columns.items()} for row in rows.values()])
+    return table.set_index(pd.Index(rows))
+
+
+def speed_line(results: dict[str, float | None], precision: str) -> str:
+    """A line about time and memory."""
+    parts = [f"generation {results['windows_per_second']:.0f} windows/s"]
+    if results["steps_per_second"]:
+        parts.append(f"training {results['steps_per_second']:.2f} steps/s in {precision}, measures apart")
+    if results["peak_gpu_bytes"]:
+        parts.append(f"peak GPU memory {results['peak_gpu_bytes'] / 2**30:.2f} GiB")
+    return "; ".join(parts)
+
+
+def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict[str, float]) -> Path:
+    """Write `plots/quality.png`: every measure of a GAN against steps, real windows as dotted lines."""
+    figure = Figure(figsize=(13, 3.4), layout="constrained")
+    panels = {
+        "Fréchet distance": {"frechet": "generated"},
+        "fidelity, CCC of the AST": {f"{dimension}_ccc": dimension for dimension in DIMENSIONS},
+        "diversity, share of real": {"diversity_across": "across", "diversity_within": "within", "nearest": "nearest"},
+        "discriminator's accuracy": {"discriminator_accuracy": "smoothed"},
+    }
+    for axes, (title, keys) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for key, label in keys.items():
+            (line,) = axes.plot([row["step"] for row in history], [row[key] for row in history], ".-", label=label)
+            if key in real:
+                axes.axhline(real[key], color=line.get_color(), linestyle=":")
+        axes.set(title=title, xlabel="step")
+        axes.legend(fontsize="small")
+    figure.axes[0].set_yscale("log")
+    return save_figure(figure, folder, "quality.png")
+
+
+def plot_samples(folder: str | Path, step: int, made: np.ndarray, real: np.ndarray, axes: list[np.ndarray]) -> Path:
+    """Write `plots/samples-<step>.png`: windows over the valence-arousal plane, generated and real beside each other.
+
+    Args:
+        made, real: (arousals, valences, frames, mels), the real ones of the training songs nearest to these emotions.
+        axes: the valences and the arousals asked for, in [-1, 1], rising.
+    """
+    figure = Figure(figsize=(15, 6), layout="constrained")
+    gap = 4
+    for panel, windows, title in zip(
+        figure.subplots(1, 2), (made, real), (f"generated, step {step}", "real, nearest training songs"), strict=True
+    ):
+        padded = np.pad(windows, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
+        frames, mels = padded.shape[2:]
+        mosaic = padded.transpose(0, 3, 1, 2).reshape(len(windows) * mels, -1)  # arousal and bands up, time right
+        panel.imshow(mosaic, origin="lower", aspect="auto", vmin=-2.5, vmax=2.5, cmap="magma", interpolation="none")
+        for values, size, place in zip(axes, (frames, mels), (panel.set_xticks, panel.set_yticks), strict=True):
+            place(np.arange(len(values)) * size + size / 2, [f"{from_unit(value):.1f}" for value in values])
+        panel.set(title=title, xlabel="valence, 1-9 (in a window: frames)", ylabel="arousal, 1-9 (in a window: bands)")
+    return save_figure(figure, folder, f"samples-{step:06d}.png")
