@@ -109,7 +109,7 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
         raise ValueError(f"labels must be 'repaired' or 'distributed', got {labels!r}")
     root = Path(root).expanduser().absolute()
     static, curves, artists = read_static(root), read_dynamic(root), read_artists(root)
-    audio = _find_audio(root)
+    audio = find_audio(root)
     song_ids = sorted(audio.keys() & static.index)
     if not song_ids:
         raise AnnotationError(
@@ -143,7 +143,8 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
     return Dataset(table, info=DatasetInfo(description=f"{collection}; labels {treatment}", features=FEATURES))
 
 
-def _find_audio(root: Path) -> dict[int, Path]:
+def find_audio(root: Path) -> dict[int, Path]:
+    """The audio file of every song id, at any depth under `root`; `AnnotationError` for two files of one song."""
     audio = {}
     for path in files_under(root):
         if path.suffix.lower() in AUDIO_SUFFIXES and path.stem.isascii() and path.stem.isdecimal():

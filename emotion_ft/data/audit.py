@@ -1,0 +1,177 @@
+"""What a collection in DEAM's layout holds, and what is wrong with it."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import soundfile
+from tqdm.auto import tqdm
+
+from .annotations import CURVE_STEP, EXCHANGED_UP_TO, Curve, read_artists, read_dynamic, read_static
+from .deam import find_audio
+from .exchange import ColumnCheck, check_columns, find_exchanged, paired_means
+from .splits import FULL_SONGS_FROM
+
+OUTLYING = 4.0  # robust standard deviations of static on dynamic
+BLOCKS = ((0, EXCHANGED_UP_TO), (EXCHANGED_UP_TO + 1, FULL_SONGS_FROM - 1), (FULL_SONGS_FROM, 10**9))
+
+
+class Audit(NamedTuple):
+    """A collection's audit.
+
+    Args:
+        counts: what there is and what is missing, by name.
+        songs: a row a song id: labels as distributed, the curves' means and end in seconds, the residual of the labels
+            on the curves in robust standard deviations, path, duration in seconds, sampling rate in Hz and channels of
+            its audio by the file's header, artist, and `problems`, a sentence or nothing.
+        checks: how static annotations and curves agree in each block of ids.
+        exchanged: the range in which the data show valence and arousal exchanged, or None.
+    """
+
+    counts: dict[str, int]
+    songs: pd.DataFrame
+    checks: list[ColumnCheck]
+    exchanged: ColumnCheck | None
+
+
+def audit(root: str | PathLike, headers: bool = True, seed: int = 0) -> Audit:
+    """Audit the collection under `root`; without audio, its annotations alone.
+
+    Args:
+        headers: also read the header of every audio file.
+        seed: of the bootstrap.
+
+    Raises:
+        AnnotationError: for annotations that cannot be read at all.
+    """
+    root = Path(root).expanduser()
+    static, dynamic, artists, audio = read_static(root), read_dynamic(root), read_artists(root), find_audio(root)
+    means = paired_means(static, dynamic)
+    exchanged = find_exchanged(means, seed)
+    ids = means.index
+    blocks = [block for block in BLOCKS if ((ids >= block[0]) & (ids <= block[1])).any()]
+    checks = [check_columns(means, *_ends(ids, *block), seed) for block in blocks]
+    songs = static.join(means[["curve_valence", "curve_arousal"]])
+    songs["curve_end"] = pd.Series({key: _end(curve) for key, curve in dynamic.items()}, dtype="float64")
+    songs["residual"] = _residuals(means, exchanged)
+    songs["artist"] = pd.Series(artists, dtype="object")
+    songs["audio"] = pd.Series({key: str(path.relative_to(root)) for key, path in audio.items()}, dtype="object")
+    songs = songs.join(_headers(audio if headers else {}))
+    songs["problems"] = [_problems(row, bool(audio), headers) for row in songs.itertuples()]
+    counts = {
+        "songs with static annotations": len(static),
+        "of these with curves": len(means),
+        "curves without static annotations": len(dynamic.keys() - set(static.index)),
+        "audio files": len(audio),
+        "annotated songs without audio": len(set(static.index) - audio.keys()) if audio else 0,
+        "audio files without static annotations": len(audio.keys() - set(static.index)),
+        "songs with a known artist": int(songs["artist"].notna().sum()),
+        "songs with problems": int((songs["problems"] != "").sum()),
+    }
+    return Audit(counts, songs, checks, exchanged)
+
+
+def _ends(ids: pd.Index, first: int, last: int) -> tuple[int, int]:
+    inside = ids[(ids >= first) & (ids <= last)]
+    return int(inside[0]), int(inside[-1])
+
+
+def _end(curve: Curve) -> float:
+    return curve.start + CURVE_STEP * (len(curve.valence) - 1)
+
+
+def _residuals(means: pd.DataFrame, exchanged: ColumnCheck | None) -> pd.Series:
+    """The larger of both dimensions' residuals of label on curve, in robust deviations (1.4826 MAD), signed."""
+    if len(means) < 3:
+        return pd.Series(np.nan, means.index)
+    labels = means[["valence", "arousal"]].to_numpy().copy()
+    if exchanged:
+        inside = (means.index >= exchanged.first) & (means.index <= exchanged.last)
+        labels[inside] = labels[inside][:, ::-1]
+    scores = []
+    for label, curve in zip(labels.T, means[["curve_valence", "curve_arousal"]].to_numpy().T, strict=True):
+        rest = label - np.polyval(np.polyfit(curve, label, 1), curve) if np.ptp(curve) else label - label.mean()
+        scale = 1.4826 * np.median(np.abs(rest - np.median(rest)))
+        scores.append(rest / scale if scale else np.zeros_like(rest))
+    scores = np.stack(scores, axis=1)
+    return pd.Series(np.take_along_axis(scores, np.abs(scores).argmax(1)[:, None], axis=1)[:, 0], means.index)
+
+
+def _headers(audio: dict[int, Path]) -> pd.DataFrame:
+    def read(item: tuple[int, Path]) -> tuple:
+        try:
+            info = soundfile.info(str(item[1]))
+        except soundfile.LibsndfileError as error:
+            return (item[0], np.nan, np.nan, np.nan, error.error_string.strip())
+        return (item[0], info.duration, info.samplerate, info.channels, "")
+
+    with ThreadPoolExecutor() as pool:
+        rows = list(tqdm(pool.map(read, audio.items()), total=len(audio), desc="Headers", disable=not audio))
+    columns = ["song_id", "duration", "sampling_rate", "channels", "fault"]
+    return pd.DataFrame(rows, columns=columns).set_index("song_id")
+
+
+def _problems(row, has_audio: bool, headers: bool) -> str:
+    problems = []
+    if has_audio and not isinstance(row.audio, str):
+        problems.append("no audio")
+    if headers and isinstance(row.fault, str) and row.fault:
+        problems.append(f"unreadable audio: {row.fault}")
+    if row.duration + CURVE_STEP < row.curve_end:
+        problems.append(f"the header says {row.duration:.1f} s, but the curves run to {row.curve_end:.1f} s")
+    if abs(row.residual) > OUTLYING:
+        problems.append(f"labels {row.residual:+.1f} robust deviations from what the curves say")
+    return "; ".join(problems)
+
+
+def to_markdown(found: Audit, root: str | PathLike) -> str:
+    """The audit as a report to read."""
+    lines = [f"# Audit of {Path(root).name}", "", *(f"- {name}: {count}" for name, count in found.counts.items()), ""]
+    ranges = found.songs[["valence", "valence_std", "arousal", "arousal_std", "curve_valence", "curve_arousal"]]
+    lines += ["## Ranges", "", ranges.describe().loc[["min", "mean", "std", "max"]].to_markdown(floatfmt=".3f"), ""]
+    lines += ["## Are valence and arousal exchanged?", ""]
+    if not found.checks:
+        lines += ["Cannot be decided: there are no dynamic annotations to compare the static ones with.", ""]
+    else:
+        rows = [
+            {
+                "ids": f"{check.first}-{check.last}",
+                "songs": check.songs,
+                "V ~ own curve": check.valence,
+                "A ~ own curve": check.arousal,
+                "V ~ other curve": check.crossed_valence,
+                "A ~ other curve": check.crossed_arousal,
+                "V - A ~ curves' V - A": check.difference,
+                "95 % interval": f"{check.low:.3f} to {check.high:.3f}",
+                "columns": check.verdict,
+            }
+            for check in [*found.checks, *filter(None, [found.exchanged])]
+        ]
+        if found.exchanged:
+            rows[-1]["ids"] += ", found"
+        lines += [pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f"), ""]
+        if found.exchanged:
+            lines.append(
+                f"The data show an exchange in ids {found.exchanged.first} to {found.exchanged.last} (a song or two "
+                "at the ends may be wrong)."
+            )
+        else:
+            lines.append("The data show no range of ids with exchanged columns.")
+        lines.append("")
+    if found.songs["duration"].notna().any():
+        durations = found.songs["duration"].describe()[["min", "25%", "50%", "75%", "max"]]
+        lines += ["## Audio, by the files' headers", ""]
+        lines.append("Durations in seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in durations.items()))
+        for name in ("sampling_rate", "channels"):
+            counted = Counter(found.songs[name].dropna().astype(int))
+            lines.append(f"\n{name}: " + ", ".join(f"{value} x {count}" for value, count in counted.most_common()))
+        lines.append("")
+    faulty = found.songs.loc[found.songs["problems"] != "", "problems"]
+    if len(faulty):
+        lines += ["## Songs with problems", "", *(f"- {song_id}: {text}" for song_id, text in faulty[:50].items())]
+        lines += [f"- and {len(faulty) - 50} more, in audit.csv"] * (len(faulty) > 50) + [""]
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""The pictures of an audit."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..data.audit import Audit
+from .report import save_figure
+
+
+def plot_exchange(folder: str | Path, audit: Audit) -> Path:
+    """Write `plots/exchange.png`: static against dynamic differences by block of ids, and the evidence over ids."""
+    songs = audit.songs.dropna(subset=["curve_valence", "curve_arousal"])
+    static = (songs["valence"] - songs["arousal"]) / 4
+    curves = songs["curve_valence"] - songs["curve_arousal"]
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    differences, evidence = figure.subplots(1, 2)
+    for check in audit.checks:
+        inside = (songs.index >= check.first) & (songs.index <= check.last)
+        label = f"ids {check.first}-{check.last}: r {check.difference:.2f}, {check.verdict}"
+        differences.scatter(curves[inside], static[inside], s=6, label=label)
+    differences.set(xlabel="curves: mean valence - arousal", ylabel="static: (valence - arousal) / 4")
+    differences.set(title="the same difference in both annotations")
+    evidence.plot(songs.index, np.cumsum(-(static - static.mean()) * (curves - curves.mean())))
+    if audit.exchanged:
+        evidence.axvspan(audit.exchanged.first, audit.exchanged.last, alpha=0.15, label="exchange found")
+        evidence.legend(fontsize="small")
+    evidence.set(xlabel="song id", ylabel="sum up to this song", title="evidence for an exchange")
+    if audit.checks:
+        differences.legend(fontsize="small")
+    return save_figure(figure, folder, "exchange.png")
+
+
+def plot_labels(folder: str | Path, audit: Audit) -> Path:
+    """Write `plots/labels.png`: labels as distributed on the plane, labels against curves, and durations."""
+    songs = audit.songs
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    plane, *curves, durations = figure.subplots(1, 4)
+    plane.scatter(songs["valence"], songs["arousal"], s=6)
+    plane.set(xlabel="valence", ylabel="arousal", xlim=(1, 9), ylim=(1, 9), title="static labels as distributed")
+    outlying = songs["problems"].str.contains("robust deviations")
+    for axes, name in zip(curves, ("valence", "arousal"), strict=True):
+        axes.scatter(songs[f"curve_{name}"], songs[name], s=6)
+        axes.scatter(songs[f"curve_{name}"][outlying], songs[name][outlying], s=14, label="outlying")
+        axes.set(xlabel=f"mean of the {name} curve", ylabel=f"static {name}", title=f"{name}, as distributed")
+    if outlying.any():
+        curves[0].legend(fontsize="small")
+    if songs["duration"].notna().any():
+        durations.hist(songs["duration"].dropna(), bins=40, log=True)
+    durations.set(xlabel="seconds", ylabel="songs", title="durations by the files' headers")
+    return save_figure(figure, folder, "labels.png")

@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotion_ft.data.audit import audit, to_markdown
+
+SONGS = range(1001, 1061)
+
+
+@pytest.fixture
+def root(tmp_path, write_wav):
+    """60 annotated songs of 16 s with curves; 1003 without audio, 1004 unreadable, 1005 cut short, 1006 outlying."""
+    rng = np.random.default_rng(0)
+    static = ["song_id,valence_mean,valence_std,arousal_mean,arousal_std"]
+    curves = {name: ["song_id,sample_15000ms,sample_15500ms"] for name in ("valence", "arousal")}
+    for song_id in SONGS:
+        emotion = rng.uniform(-0.6, 0.6, 2)
+        label = 5 + 3 * emotion + 0.1 * rng.normal(size=2)
+        if song_id == 1006:
+            label[0] = 9 - 8 * (label[0] > 5)
+        static.append(f"{song_id},{label[0]:.3f},1.1,{label[1]:.3f},1.2")
+        for name, value in zip(curves, emotion, strict=True):
+            curves[name].append(f"{song_id},{value:.4f},{value:.4f}")
+        if song_id != 1003:
+            write_wav(tmp_path / f"{song_id}.wav", seconds=3 if song_id == 1005 else 16, rate=8000)
+    (tmp_path / "1004.wav").write_bytes(b"no music")
+    write_wav(tmp_path / "7777.wav", seconds=1, rate=8000)
+    (tmp_path / "static_annotations_averaged_songs_1_2000.csv").write_text("\n".join(static) + "\n")
+    for name, lines in curves.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_counts_what_is_there_and_what_is_not(root):
+    found = audit(root)
+    assert found.counts == {
+        "songs with static annotations": 60,
+        "of these with curves": 60,
+        "curves without static annotations": 0,
+        "audio files": 60,
+        "annotated songs without audio": 1,
+        "audio files without static annotations": 1,
+        "songs with a known artist": 0,
+        "songs with problems": 4,
+    }
+
+
+def test_names_every_faulty_song_and_no_other(root):
+    problems = audit(root).songs["problems"]
+    assert problems[problems != ""].index.tolist() == [1003, 1004, 1005, 1006]
+    assert problems[1003] == "no audio" and problems[1004].startswith("unreadable audio: ")
+    assert problems[1005] == "the header says 3.0 s, but the curves run to 15.5 s"
+    assert "robust deviations from what the curves say" in problems[1006]
+
+
+def test_headers_are_those_of_the_files(root):
+    songs = audit(root).songs
+    assert songs.loc[1010, ["duration", "sampling_rate", "channels"]].tolist() == [16, 8000, 1]
+    assert audit(root, headers=False).songs["duration"].isna().all()
+
+
+def test_an_exchange_is_found_from_the_data_and_outliers_judged_after_it(root):
+    path = root / "static_annotations_averaged_songs_1_2000.csv"
+    table = pd.read_csv(path)
+    block = table["song_id"] <= 1030
+    table.loc[block, ["valence_mean", "arousal_mean"]] = table.loc[block, ["arousal_mean", "valence_mean"]].to_numpy()
+    table.to_csv(path, index=False)
+    found = audit(root)
+    assert abs(found.exchanged.last - 1030) <= 3 and found.exchanged.verdict == "exchanged"
+    assert "robust deviations" in found.songs["problems"][1006]
+    assert f"an exchange in ids {found.exchanged.first} to {found.exchanged.last}" in to_markdown(found, root)
+
+
+def test_without_curves_it_says_what_it_cannot_decide(root):
+    for name in ("valence", "arousal"):
+        (root / f"{name}.csv").unlink()
+    found = audit(root)
+    assert found.checks == [] and found.exchanged is None
+    assert "Cannot be decided: there are no dynamic annotations" in to_markdown(found, root)
+
+
+def test_annotations_alone_are_enough(root):
+    for path in root.glob("*.wav"):
+        path.unlink()
+    found = audit(root)
+    assert found.counts["annotated songs without audio"] == 0 and "no audio" not in set(found.songs["problems"])
+    assert "## Audio" not in to_markdown(found, root)
+
+
+def test_the_recipe_prints_the_report_and_leaves_table_and_plots(root, recipe, tmp_path):
+    output = tmp_path / "audit"
+    done = recipe("audit_deam", root, "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert (output / "audit.md").read_text() in done.stdout and "- 1003: no audio" in done.stdout
+    assert pd.read_csv(output / "audit.csv").set_index("song_id").loc[1003, "problems"] == "no audio"
+    for name in ("exchange.png", "labels.png"):
+        assert (output / "plots" / name).read_bytes().startswith(b"\x89PNG")
+    assert recipe("audit_deam", tmp_path / "nowhere").stderr.startswith("audit_deam: expected the folder")

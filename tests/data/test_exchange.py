@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotion_ft.data.annotations import Curve, read_dynamic, read_static, repair
+from emotion_ft.data.exchange import check_columns, find_exchanged, paired_means
+
+DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
+CORRELATION = 0.5  # of valence and arousal, as in DEAM
+
+
+def collection(songs=400, exchanged=(), noise=0.3, seed=0):
+    """Means of a collection with ids 3, 6, 9, ... whose static columns are exchanged in a range of ids."""
+    rng = np.random.default_rng(seed)
+    emotion = rng.multivariate_normal([0, 0], [[1, CORRELATION], [CORRELATION, 1]], songs)
+    static = 5 + 1.2 * (emotion + noise * rng.normal(size=emotion.shape))
+    curves = 0.1 + 0.25 * (emotion + noise * rng.normal(size=emotion.shape))
+    ids = pd.Index(3 * np.arange(1, songs + 1), name="song_id")
+    if exchanged:
+        inside = (ids >= exchanged[0]) & (ids <= exchanged[1])
+        static[inside] = static[inside][:, ::-1]
+    return pd.DataFrame(np.hstack([static, curves]), ids, ["valence", "arousal", "curve_valence", "curve_arousal"])
+
+
+class TestFinding:
+    @pytest.mark.parametrize("exchanged", [(300, 600), (3, 450), (900, 1200)])
+    def test_finds_a_range_anywhere(self, exchanged):
+        found = find_exchanged(collection(exchanged=exchanged))
+        assert found.verdict == "exchanged" and found.high < -0.5
+        assert abs(found.first - exchanged[0]) <= 15 and abs(found.last - exchanged[1]) <= 15  # five songs
+
+    def test_finds_that_all_are_exchanged(self):
+        found = find_exchanged(collection(exchanged=(0, 9999)))
+        assert found.songs > 390 and found.verdict == "exchanged"
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_leaves_alone_what_is_in_order(self, seed):
+        assert find_exchanged(collection(seed=seed)) is None
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_leaves_alone_what_is_unrelated(self, seed):
+        means = collection(seed=seed)
+        means[["valence", "arousal"]] = np.random.default_rng(seed).normal(5, 1, (len(means), 2))
+        assert find_exchanged(means) is None
+
+    def test_decides_nothing_from_a_handful_or_from_constants(self):
+        assert find_exchanged(collection(songs=9, exchanged=(0, 99))) is None
+        constant = collection()
+        constant[["valence", "arousal"]] = 5.0
+        assert find_exchanged(constant) is None
+        assert find_exchanged(collection().iloc[:0]) is None
+
+
+class TestChecking:
+    def test_correlations_are_those_of_numpy(self):
+        means = collection(exchanged=(300, 600))
+        check = check_columns(means, 300, 600)
+        block = means.loc[300:600]
+        assert check.songs == len(block)
+        r = np.corrcoef(block.to_numpy().T)
+        assert [check.valence, check.arousal] == pytest.approx([r[0, 2], r[1, 3]])
+        assert [check.crossed_valence, check.crossed_arousal] == pytest.approx([r[0, 3], r[1, 2]])
+        z = (means - means.mean()) / means.std(ddof=0)
+        static, curves = z["valence"] - z["arousal"], z["curve_valence"] - z["curve_arousal"]
+        assert check.difference == pytest.approx(np.corrcoef(static.loc[300:600], curves.loc[300:600])[0, 1])
+        assert check.low < check.difference < check.high
+
+    def test_verdicts(self):
+        means = collection(exchanged=(300, 600))
+        assert check_columns(means, 300, 600).verdict == "exchanged"
+        assert check_columns(means, 601, 1200).verdict == "in order"
+        assert check_columns(means, 300, 310).verdict == "undecided"
+
+    def test_the_interval_covers(self):
+        truth = np.corrcoef(*difference(collection(songs=100_000, noise=1.0)))[0, 1]
+        checks = [check_columns(collection(songs=120, noise=1.0, seed=seed), 0, 9999) for seed in range(1, 121)]
+        covered = np.mean([check.low <= truth <= check.high for check in checks])
+        assert covered == pytest.approx(0.95, abs=0.06)
+
+
+def difference(means):
+    z = (means - means.mean()) / means.std(ddof=0)
+    return z["valence"] - z["arousal"], z["curve_valence"] - z["curve_arousal"]
+
+
+def test_means_are_of_songs_with_both_annotations():
+    static = pd.DataFrame({"valence": [4.0, 6.0], "arousal": [5.0, 7.0]}, pd.Index([2, 5], name="song_id"))
+    curve = Curve(15.0, 0.5, np.array([0.1, 0.3], np.float32), np.array([-0.2, 0.0], np.float32))
+    means = paired_means(static, {5: curve, 9: curve})
+    assert means.index.tolist() == [5]
+    assert means.loc[5].tolist() == pytest.approx([6.0, 7.0, 0.2, -0.1])
+
+
+@pytest.mark.skipif(not DEAM.is_dir(), reason="no copy of DEAM's annotations beside the checkout")
+class TestDeam:
+    def test_the_exchange_is_in_the_first_thousand_ids_and_nowhere_else(self):
+        static, dynamic = read_static(DEAM), read_dynamic(DEAM)
+        means = paired_means(static, dynamic)
+        found = find_exchanged(means)
+        assert found.first <= 5 and 995 <= found.last <= 1005 and found.high < -0.8
+        assert find_exchanged(means.loc[1001:]) is None
+        assert [check_columns(means, *ends).verdict for ends in ((2, 1000), (1001, 2000), (2001, 2058))] == [
+            "exchanged",
+            "in order",
+            "in order",
+        ]
+
+    def test_repaired_labels_are_in_order(self):
+        dynamic = read_dynamic(DEAM)
+        means = paired_means(repair(read_static(DEAM), dynamic), dynamic)
+        assert find_exchanged(means) is None
+        whole = check_columns(means, 2, 2058)
+        assert whole.valence >= 0.90 and whole.arousal >= 0.87
