@@ -1,4 +1,4 @@
-"""DEAM's annotation CSVs: reading, checking, repairing.
+"""DEAM's annotation CSVs: reading and checking.
 
 Sources: the DEAM manual; Aljanaki, Yang & Soleymani (2017), "Developing a benchmark for emotional analysis of music",
 PLoS ONE 12(3).
@@ -180,49 +180,6 @@ def read_artists(root: str | os.PathLike) -> dict[int, str]:
         if skipped:
             logger.warning("%s: skipped %d rows without an integer song id", path, skipped)
     return artists
-
-
-def repair(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.DataFrame:
-    """A copy of `static` in which valence and arousal mean the same for all songs.
-
-    DEAM distributes its first block (ids up to 1000, 744 songs) with valence and arousal exchanged, standard
-    deviations too. Whether that holds for the block at hand is read off the data: exchanged columns correlate better
-    with the *other* dynamic curve (static V ~ dynamic A .956, static A ~ dynamic V .949) than with their own (.575,
-    .570). Where that can't be seen, the labels are left as they are, with a warning.
-    """
-    repaired = static.copy()
-    block = static.index[static.index <= EXCHANGED_UP_TO]
-    if block.empty:
-        return repaired
-    known = [song_id for song_id in block if song_id in dynamic]
-    if len(known) < 10:
-        logger.warning(
-            "cannot tell whether valence and arousal are exchanged in ids up to %d, left as distributed: "
-            "%d of %d songs have curves in valence.csv and arousal.csv, at least 10 are needed",
-            *(EXCHANGED_UP_TO, len(known), len(block)),
-        )
-        return repaired
-    table = static.loc[known, ["valence", "arousal"]].to_numpy().T
-    means = np.array([[dynamic[key].valence.mean(), dynamic[key].arousal.mean()] for key in known], np.float64).T
-    if not (np.ptp(table, axis=1).all() and np.ptp(means, axis=1).all()):
-        logger.warning(
-            "cannot tell whether valence and arousal are exchanged in ids up to %d, left as distributed: "
-            "their labels or curves are all the same",
-            EXCHANGED_UP_TO,
-        )
-        return repaired
-    (vv, va), (av, aa) = np.corrcoef(table, means)[:2, 2:]
-    exchanged = va + av > vv + aa + 0.2
-    if exchanged:
-        columns = ["valence", "valence_std", "arousal", "arousal_std"]
-        repaired.loc[block, columns] = static.loc[block, [*columns[2:], *columns[:2]]].to_numpy()
-    logger.info(
-        "static ~ dynamic over %d songs with ids up to %d: valence %.3f, arousal %.3f, crossed %.3f, %.3f: "
-        "valence and arousal %s",
-        *(len(known), EXCHANGED_UP_TO, vv, aa, va, av),
-        f"exchanged back in {len(block)} rows" if exchanged else "left as distributed",
-    )
-    return repaired
 
 
 def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray]]:

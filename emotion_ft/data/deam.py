@@ -22,8 +22,8 @@ from .annotations import (
     read_artists,
     read_dynamic,
     read_static,
-    repair,
 )
+from .exchange import exchange_back, exchanged_songs
 from .splits import SplitError, full_songs_split, id_list_split, random_split, shared_artists
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def load_deam(
 def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
     """All songs under `root` that have static annotations and audio, sorted by id; nothing is decoded.
 
-    `labels` is "repaired" (see `annotations.repair`) or "distributed". The columns:
+    `labels` is "repaired" (see `exchange.repair`) or "distributed". The columns:
 
     - `song_id`, `artist` (None where unknown), `audio`: the path, under "path"
     - `valence`, `arousal`: means over the annotators, 1-9, and their standard deviations `valence_std`, `arousal_std`
@@ -120,9 +120,11 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
     _warn_left_out("audio files have no static annotations", audio.keys() - static.index)
     treatment = "as distributed"
     if labels == "repaired":
-        distributed, static = static, repair(static, curves)
-        rows = 0 if static.equals(distributed) else sum(song_id <= EXCHANGED_UP_TO for song_id in song_ids)
-        treatment = f"repaired (valence and arousal exchanged back in {rows} rows with ids ≤ {EXCHANGED_UP_TO})"
+        ids = exchanged_songs(static, curves)
+        static = exchange_back(static, ids)
+        where = f"{ids[0]}-{ids[-1]}" if len(ids) and ids[-1] > EXCHANGED_UP_TO else f"≤ {EXCHANGED_UP_TO}"
+        rows = len(ids.intersection(song_ids))
+        treatment = f"repaired (valence and arousal exchanged back in {rows} rows with ids {where})"
         if not curves:
             treatment = "as distributed (no dynamic annotations to repair them by)"
     static = static.loc[song_ids]

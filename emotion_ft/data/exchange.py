@@ -6,12 +6,15 @@ curves' means, and over songs whose columns are exchanged negatively. The sign h
 correlate with each other, which makes a column correlate with the wrong curve, too.
 """
 
+import logging
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .annotations import Curve
+from .annotations import EXCHANGED_UP_TO, Curve
+
+logger = logging.getLogger(__name__)
 
 RESAMPLES, PERMUTATIONS = 1000, 200
 FEWEST = 10  # songs, below which no correlation is worth an interval
@@ -68,7 +71,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def check_columns(means: pd.DataFrame, first: int, last: int, seed: int = 0) -> ColumnCheck:
-    """Check the songs with ids from `first` to `last`; with fewer than ten of them, nothing is decided.
+    """Check the songs with ids from `first` to `last`; of fewer than ten, or of constants, nothing is decided.
 
     Args:
         means: of `paired_means`, of the whole collection: its spread is the unit of the differences.
@@ -78,7 +81,7 @@ def check_columns(means: pd.DataFrame, first: int, last: int, seed: int = 0) -> 
     static, curves = (values[inside] for values in _differences(means))
     block = means[inside]
     count = len(block)
-    if count < FEWEST:
+    if count < FEWEST or (np.ptp(block.to_numpy(), axis=0) == 0).any():
         return ColumnCheck(first, last, count, *[float("nan")] * 5, -1.0, 1.0)
     rows = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     low, high = np.quantile(_correlation(static[rows], curves[rows]), [0.025, 0.975])
@@ -105,6 +108,54 @@ def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
     unrelated = [_largest_run(-static * rng.permutation(curves))[0] for _ in range(PERMUTATIONS)]
     check = check_columns(means, int(means.index[start]), int(means.index[max(end - 1, start)]), seed)
     return check if check.verdict == "exchanged" and total > np.quantile(unrelated, 0.99) else None
+
+
+def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.Index:
+    """Ids of the songs whose valence and arousal have to be exchanged back, curves or none; says so in one log line.
+
+    DEAM distributes its first block (ids up to 1000, 744 songs) with valence and arousal exchanged, standard
+    deviations too. That range is taken as it is where the data confirm it; any other range is what the data show.
+    """
+    block = static.index[static.index <= EXCHANGED_UP_TO]
+    means = paired_means(static, dynamic)
+    known = means.index[means.index <= EXCHANGED_UP_TO]
+    check = check_columns(means, 0, EXCHANGED_UP_TO) if len(block) else None
+    if check and check.verdict == "exchanged":
+        ids, where = block, f"ids up to {EXCHANGED_UP_TO}"
+    elif found := find_exchanged(means):
+        check, ids = found, static.index[(static.index >= found.first) & (static.index <= found.last)]
+        where = f"ids {found.first} to {found.last}"
+    else:
+        ids, where = static.index[:0], f"ids up to {EXCHANGED_UP_TO}"
+    if check is None:
+        return ids
+    if check.verdict == "undecided" and len(block):
+        logger.warning(
+            "cannot tell whether valence and arousal are exchanged in %s, left as distributed: %d of %d songs have "
+            "curves in valence.csv and arousal.csv, at least %d that differ are needed",
+            *(where, len(known), len(block), FEWEST),
+        )
+        return ids
+    logger.info(
+        "static ~ dynamic over %d songs with %s: valence %.3f, arousal %.3f, crossed %.3f, %.3f; differences %.3f "
+        "(95 %% interval %.3f to %.3f): valence and arousal %s",
+        *(check.songs, where, check.valence, check.arousal, check.crossed_valence, check.crossed_arousal),
+        *(check.difference, check.low, check.high),
+        f"exchanged back in {len(ids)} rows" if len(ids) else "left as distributed",
+    )
+    return ids
+
+
+def exchange_back(static: pd.DataFrame, song_ids: pd.Index) -> pd.DataFrame:
+    """A copy of `static` with valence and arousal, means and deviations, exchanged for these songs."""
+    repaired, columns = static.copy(), ["valence", "valence_std", "arousal", "arousal_std"]
+    repaired.loc[song_ids, columns] = static.loc[song_ids, [*columns[2:], *columns[:2]]].to_numpy()
+    return repaired
+
+
+def repair(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.DataFrame:
+    """A copy of `static` in which valence and arousal mean the same for all songs; see `exchanged_songs`."""
+    return exchange_back(static, exchanged_songs(static, dynamic))
 
 
 def _largest_run(values: np.ndarray) -> tuple[float, int, int]:

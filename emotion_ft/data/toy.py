@@ -27,8 +27,8 @@ from .annotations import (
     find_file,
     read_dynamic,
     read_static,
-    repair,
 )
+from .exchange import repair
 from .synthesis import CONTROL_RATE, SAMPLE_RATE, synthesise
 
 AUDIO = Path("DEAM_audio", "MEMD_audio")

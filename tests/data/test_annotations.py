@@ -13,8 +13,8 @@ from emotion_ft.data.annotations import (
     read_artists,
     read_dynamic,
     read_static,
-    repair,
 )
+from emotion_ft.data.exchange import repair
 
 DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
 real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
@@ -322,6 +322,16 @@ class TestRepair:
         given, curves, _ = self.collection(True, first=1001)
         pd.testing.assert_frame_equal(repair(given, curves), given)
         assert not caplog.records
+
+    def test_another_range_is_exchanged_back_too(self, caplog):
+        caplog.set_level(logging.INFO)
+        static, curves, _ = self.collection(False, n=300, first=1501)
+        given = static.copy()
+        given.loc[1600:1700] = static.loc[1600:1700, ["arousal", "arousal_std", "valence", "valence_std"]].to_numpy()
+        repaired = repair(given, curves)
+        wrong = (repaired["valence"] - static["valence"]).abs() > 1e-9
+        assert wrong.sum() <= 6 and set(wrong.index[wrong]) <= {*range(1594, 1607), *range(1694, 1707)}
+        assert caplog.messages[0].endswith("rows") and "with ids 1" in caplog.messages[0]
 
     @real
     def test_deam(self, caplog):

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_ft.data.annotations import Curve, read_dynamic, read_static, repair
-from emotion_ft.data.exchange import check_columns, find_exchanged, paired_means
+from emotion_ft.data.annotations import Curve, read_dynamic, read_static
+from emotion_ft.data.exchange import check_columns, find_exchanged, paired_means, repair
 
 DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
 CORRELATION = 0.5  # of valence and arousal, as in DEAM

@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 from emotion_ft.data import toy
-from emotion_ft.data.annotations import RENDER_SETTINGS, read_artists, read_dynamic, read_static, repair
+from emotion_ft.data.annotations import RENDER_SETTINGS, read_artists, read_dynamic, read_static
+from emotion_ft.data.exchange import repair
 from emotion_ft.data.synthesis import synthesise
 from emotion_ft.data.toy import AUDIO, AVERAGED, render_deam
 from emotion_ft.errors import UsageError
