@@ -1,4 +1,5 @@
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -89,6 +90,20 @@ class TestLoadSongs:
         songs = load_songs(root)
         assert "exchanged back in 0 rows" in songs.info.description
         assert songs["valence"][:] == load_songs(root, labels="distributed")["valence"][:]
+
+    def test_another_range_is_repaired_and_named(self, root):
+        for path in root.glob("*.csv"):
+            cells = [line.split(",", 1) for line in path.read_text().splitlines()]
+            cells = [[str(int(key) + 1100) if key.isdecimal() and int(key) < 32 else key, rest] for key, rest in cells]
+            path.write_text("".join(f"{key},{rest}\n" for key, rest in cells))
+        for song_id in EXCHANGED:
+            path = root / "DEAM_audio" / "MEMD_audio" / f"{song_id}.mp3"
+            path.rename(path.with_name(f"{song_id + 1100}.mp3"))
+        songs = load_songs(root)
+        rows, first, last = re.search(r"back in (\d+) rows with ids (\d+)-(\d+)\)", songs.info.description).groups()
+        assert 1102 <= int(first) <= 1105 and 1128 <= int(last) <= 1501 and 27 <= int(rows) <= 31
+        wrong = np.abs(np.array(songs["valence"]) - [curve[0] * 4 + 5 for curve in songs["curve_valence"]]) > 1e-5
+        assert wrong.sum() <= 3
 
     def test_without_dynamic_annotations(self, root):
         (root / "valence.csv").unlink()
