@@ -143,6 +143,14 @@ class TestDiscriminator:
         with pytest.raises(ValueError, match=r"\(frames, mels\) = \(37, 20\), got"):
             make(network)(*arguments)
 
+    def test_gradients_stay_finite_in_half_precision_when_all_windows_are_alike(self, emotion):
+        network = make(MelDiscriminator).train()
+        alike = torch.zeros(len(emotion), FRAMES, MELS, requires_grad=True)
+        with torch.autocast("cpu", torch.float16):
+            network(alike, emotion).sum().backward()
+        assert torch.isfinite(alike.grad).all()
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
     @torch.no_grad()
     def test_exchanged_labels_change_the_scores(self, discriminator, windows, emotion):
         scores = discriminator(windows, emotion)
