@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..config import Config
 from ..data.splits import write_split
 from ..errors import UsageError
+from . import gan_report
 from .experiment import RESULTS_NAME, SPLITS_NAME, last_checkpoint
 
 NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
@@ -76,16 +77,7 @@ COLUMNS = {
         "test_arousal_ccc": "A CCC",
         "test_mean_ccc": "mean CCC",
     },
-    "losses": {
-        "frechet": "FD",
-        "frechet_share": "FD share",
-        "valence_ccc": "V CCC",
-        "arousal_ccc": "A CCC",
-        "diversity_across": "across",
-        "diversity_within": "within",
-        "nearest": "nearest",
-        "shortfall": "shortfall",
-    },
+    "losses": {**gan_report.COLUMNS, "shortfall": "shortfall"},
 }
 PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
 

@@ -17,20 +17,22 @@ trained on the reference songs, or what a ridge regression on mel statistics hea
 diversity over all emotions and within one; nearest: distance to the nearest learnt window; shares of real windows'."""
 
 
+COLUMNS = {
+    "frechet": "FD",
+    "frechet_share": "FD share",
+    "valence_ccc": "V CCC",
+    "arousal_ccc": "A CCC",
+    "valence_ccc_ridge": "V CCC ridge",
+    "arousal_ccc_ridge": "A CCC ridge",
+    "diversity_across": "across",
+    "diversity_within": "within",
+    "nearest": "nearest",
+}
+
+
 def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
     """Rows of `quality.QualityMeter` by name -> a table."""
-    columns = {
-        "frechet": "FD",
-        "frechet_share": "FD share",
-        "valence_ccc": "V CCC",
-        "arousal_ccc": "A CCC",
-        "valence_ccc_ridge": "V CCC ridge",
-        "arousal_ccc_ridge": "A CCC ridge",
-        "diversity_across": "across",
-        "diversity_within": "within",
-        "nearest": "nearest",
-    }
-    table = pd.DataFrame([{title: row.get(name) for name, title in columns.items()} for row in rows.values()])
+    table = pd.DataFrame([{title: row.get(name) for name, title in COLUMNS.items()} for row in rows.values()])
     return table.set_index(pd.Index(rows))
 
 

@@ -31,12 +31,12 @@ def fit_regressor(
     seed: int,
     progress: bool = True,
 ) -> MelRegressor:
-    """Train `regressor` on random crops of stored songs, with SpecAugment, by squared error; the same seed, the same
-    weights.
+    """Train `regressor` on random crops of stored songs, with SpecAugment, by squared error.
 
     Args:
         songs: real ones, and no others than the generator may learn from.
         steps: batches, of `batch_size` songs each, with a learning rate that rises and falls once (Smith 2018).
+        seed: of crops, masks, order and dropout; the same seed gives the same weights.
 
     Returns:
         The same regressor, frozen, in evaluation mode.

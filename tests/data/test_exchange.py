@@ -39,11 +39,13 @@ class TestFinding:
     def test_leaves_alone_what_is_in_order(self, seed):
         assert find_exchanged(collection(seed=seed)) is None
 
-    @pytest.mark.parametrize("seed", range(10))
-    def test_leaves_alone_what_is_unrelated(self, seed):
-        means = collection(seed=seed)
-        means[["valence", "arousal"]] = np.random.default_rng(seed).normal(5, 1, (len(means), 2))
-        assert find_exchanged(means) is None
+    def test_leaves_alone_what_is_unrelated(self):
+        found = 0
+        for seed in range(40):
+            means = collection(seed=seed)
+            means[["valence", "arousal"]] = np.random.default_rng(1000 + seed).normal(5, 1, (len(means), 2))
+            found += find_exchanged(means) is not None
+        assert found <= 2  # the interval alone, of a range chosen for its sum, would accept more than half
 
     def test_decides_nothing_from_a_handful_or_from_constants(self):
         assert find_exchanged(collection(songs=9, exchanged=(0, 99))) is None
