@@ -30,8 +30,20 @@ class DataConfig:
     _argument_group_name = "data"
 
     data_root: str | None = _option(None, "Folder with DEAM's audio and annotations, unzipped at any depth.")
-    labels: Literal["repaired", "distributed"] = _option(
-        "repaired", "Static labels as distributed, or with the exchange of valence and arousal in ids <= 1000 undone."
+    collections: list[str] | None = field(
+        default=None,
+        metadata={"help": "YAML files of other collections that join it, as recipes/configs/pmemo.yaml."},
+    )
+    labels: Literal["repaired", "distributed", "dynamic"] = _option(
+        "repaired",
+        "DEAM's static labels, with exchanged valence and arousal put back where the data show it, or as distributed; "
+        "or 'dynamic': the mean of the dynamic annotations over each training window.",
+    )
+    exchanged_ids: str | None = _option(
+        None, "Ids whose valence and arousal to exchange back whatever the data show, as 1-1000."
+    )
+    label_weights: Literal["none", "agreement"] = _option(
+        "none", "Weigh songs in the loss by how much their annotators agree (loss mse only)."
     )
     split: str = _option("random", "'random', 'full_songs' (MediaEval 2015's 58), or a folder of id lists.")
     group_by_artist: bool = _option(True, "Keep all songs of an artist on one side of the split.")
@@ -48,8 +60,20 @@ class DataConfig:
         for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in [0, 1], but is {getattr(self, name):g}.")
+        self.exchanged_range()
+        if self.labels == "dynamic" and self.label_weights != "none":
+            raise ConfigError("label_weights are of static labels: the curves come without deviations.")
         if self.num_proc < 1:
             raise ConfigError(f"num_proc must be at least 1, but is {self.num_proc}.")
+
+    def exchanged_range(self) -> tuple[int, int] | None:
+        """`exchanged_ids` as first and last id."""
+        if self.exchanged_ids is None:
+            return None
+        first, _, last = self.exchanged_ids.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ConfigError(f"exchanged_ids must be first-last, as 1-1000, but is {self.exchanged_ids!r}.")
+        return int(first), int(last)
 
 
 @dataclass
@@ -145,6 +169,7 @@ class TrainingConfig(TrainingArguments):
     head_learning_rate: float = _option(3e-4, "Peak learning rate of the new head.")
     unfreeze_at: float = _option(0.25, "Share of the training during which the backbone stays frozen, in [0, 1].")
     early_stopping_patience: int = _option(7, "Evaluations without a better mean CCC before stopping (0: never).")
+    interval_level: float = _option(0.9, "Share of songs that the prediction intervals are to hold, in (0, 1).")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = _option("auto", "Mixed precision; 'auto' asks the hardware.")
 
     resume_from_checkpoint: str | None = _option(
@@ -183,6 +208,8 @@ class TrainingConfig(TrainingArguments):
             )
         if not 0 <= self.unfreeze_at <= 1:
             raise ConfigError(f"unfreeze_at is a share of the training in [0, 1], but is {self.unfreeze_at}.")
+        if not 0 < self.interval_level < 1:
+            raise ConfigError(f"interval_level must lie in (0, 1), but is {self.interval_level:g}.")
         # TrainingArguments refuses bf16 on a machine without an accelerator unless told that this is meant.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if not (self.bf16 or self.fp16):
@@ -279,6 +306,13 @@ class Config:
         if self.model.loss != "mse" and self.training.per_device_train_batch_size < 2:
             raise ConfigError(
                 f"loss {self.model.loss} needs a per_device_train_batch_size of 2 or more: CCC is a batch's."
+            )
+
+        if self.data.label_weights != "none" and self.model.loss != "mse":
+            raise ConfigError(f"label_weights weigh squared errors, so they need loss mse, not {self.model.loss}.")
+        if self.synthetic.gan and (self.data.labels == "dynamic" or self.data.label_weights != "none"):
+            raise ConfigError(
+                "a GAN's windows have neither curves nor annotators: no dynamic labels, no label_weights."
             )
 
         folders = {"output_dir": self.training.output_dir, "gan_output_dir": self.gan.gan_output_dir}

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .modeling import ASTEmotionFeatureExtractor
+from .training.curves import ROWS
 from .training.metrics import DIMENSIONS, METRICS
+from .training.report import LEGEND, blocks, interval_line, markdown_table
 
 # In a checkout the templates lie beside the package, in a wheel inside it.
 TEMPLATES = next(
@@ -17,21 +20,26 @@ NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "
 
 
 def write_model_card(
-    folder: str | Path, results: dict[str, float | int | str], table: str, model_id: str | None = None
+    folder: str | Path,
+    results: dict,
+    scores: pd.DataFrame,
+    curve_scores: pd.DataFrame | None = None,
+    model_id: str | None = None,
 ) -> Path:
     """Write `README.md`, the model card of a run.
 
     Args:
         folder: of the run, with the model and its feature extractor.
         results: as they go into `all_results.json`: protocol, numbers of songs, `test_valence_rmse` and so on.
-        table: the model beside its baselines, as Markdown.
+        scores: of `scores.score_systems`: the model beside its baselines.
+        curve_scores: of `curves.score_curves`.
         model_id: what the card's example loads: a repository of the Hub, or else the folder.
     """
     folder = Path(folder)
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
     name = folder.resolve().name
     rendered = results["protocol"].startswith("songs rendered")
-    scores = [
+    eval_results = [
         EvalResult(
             task_type="audio-classification",
             task_name="Music emotion regression",
@@ -49,14 +57,18 @@ def write_model_card(
         model_name=name,
         library_name="transformers",
         tags=["music-emotion-recognition", "valence-arousal", "emotion_ft"],
-        eval_results=scores,
+        eval_results=eval_results,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATES / "emotion_model.md"),
         model_name=name,
         model_id=model_id or folder.as_posix(),
-        table=table,
+        tables={name: markdown_table(block) for name, block in blocks(scores).items()},
+        legend=LEGEND,
+        curve_table=None if curve_scores is None else curve_scores.rename(index=ROWS).to_markdown(floatfmt=".3f"),
+        interval_line=interval_line(results) if "interval_level" in results else None,
+        audit=(folder / "audit" / "audit.md").is_file(),
         rendered=rendered,
         window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
         num_windows=extractor.num_windows,

@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
+from .data.annotations import CURVE_STEP
 from .data.audio import read_pieces
 from .data.augment import EvaluationTransform
 from .data.synthetic import refuse_synthetic
 from .errors import UsageError
 from .modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from .scale import to_unit
 
 
 class EmotionCurve(NamedTuple):
@@ -29,11 +31,16 @@ class EmotionCurve(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a song feels like: `valence` and `arousal` on 1-9, and over time when asked for."""
+    """What a song feels like: `valence` and `arousal` on 1-9.
+
+    `curve` is the same over time, when asked for. `halfwidths`, of valence and arousal, span the intervals that hold
+    the label of `interval_level` of songs like those that the model was calibrated on; None without calibration.
+    """
 
     valence: float
     arousal: float
     curve: EmotionCurve | None = None
+    halfwidths: tuple[float, float] | None = None
 
 
 def load_model(
@@ -100,9 +107,24 @@ def predict_file(
     Raises:
         AudioError: when the file cannot be used; the message says why.
     """
+    return predict_log_mel(model, extractor, read_log_mel(extractor, path, min_seconds), curve_step, batch_size)
+
+
+def read_log_mel(extractor: SequenceFeatureExtractor, path: str | Path, min_seconds: float = 1.0) -> np.ndarray:
+    """The log-mel (frames, mels), float16, of a whole audio file; raises `AudioError` as `predict_file`."""
     shortest = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
     pieces = read_pieces(path, extractor.sampling_rate, shortest)
-    log_mel = np.concatenate([part.astype(np.float16) for part in extractor.iter_log_mel(pieces)])
+    return np.concatenate([part.astype(np.float16) for part in extractor.iter_log_mel(pieces)])
+
+
+def predict_log_mel(
+    model: PreTrainedModel,
+    extractor: SequenceFeatureExtractor,
+    log_mel: np.ndarray,
+    curve_step: float | None = None,
+    batch_size: int = 16,
+) -> Prediction:
+    """`predict_file` for a log-mel (frames, mels) of `read_log_mel`."""
     song = _predict_windows(model, iter(extractor.windows(log_mel)), batch_size).mean(0)
     curve = None
     if curve_step is not None:
@@ -112,7 +134,8 @@ def predict_file(
         values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
         length = min(extractor.max_length, len(log_mel))
         curve = EmotionCurve((starts + (length - 1) / 2) / frame_rate, values[:, 0], values[:, 1])
-    return Prediction(float(song[0]), float(song[1]), curve)
+    halfwidths = model.config.interval_halfwidths
+    return Prediction(float(song[0]), float(song[1]), curve, halfwidths and tuple(halfwidths))
 
 
 def predict_songs(
@@ -133,18 +156,52 @@ def predict_songs(
     return _predict_windows(model, windows, batch_size).reshape(len(songs), extractor.num_windows, 2).mean(1)
 
 
+def predict_curves(
+    model: PreTrainedModel, extractor: SequenceFeatureExtractor, songs: Dataset, batch_size: int = 16
+) -> list[np.ndarray]:
+    """Predicted curves of stored songs, as the annotated ones are: every 0.5 s from the song's `curve_start`.
+
+    A value is the prediction of the window around its time, moved inwards at the ends of the song.
+
+    Args:
+        songs: with `log_mel` and annotated curves.
+        batch_size: windows a forward pass.
+
+    Returns:
+        An array a song, (values, 2) valence and arousal in [-1, 1].
+    """
+    refuse_synthetic(songs)
+    decode = EvaluationTransform(extractor).decode
+    rate = extractor.sampling_rate / extractor.hop_length
+    rows = songs.select_columns(["log_mel", "curve_start", "curve_valence"])
+    lengths = [len(row["curve_valence"]) for row in songs.select_columns("curve_valence")]
+
+    def windows() -> Iterator[np.ndarray]:
+        for row, length in zip(tqdm(rows, desc="Predicting curves", unit="song"), lengths, strict=True):
+            log_mel = decode(row["log_mel"])
+            middles = (row["curve_start"] + CURVE_STEP * np.arange(length)) * rate
+            last = max(len(log_mel) - extractor.max_length, 0)
+            starts = np.clip(np.round(middles - (extractor.max_length - 1) / 2).astype(int), 0, last)
+            yield from (extractor.window(log_mel, start) for start in starts)
+
+    return np.split(to_unit(_predict_windows(model, windows(), batch_size)), np.cumsum(lengths)[:-1])
+
+
 def write_predictions(path: str | Path, predictions: dict[str, Prediction], failures: dict[str, str]) -> None:
     """Write predictions by file name, and why others failed.
 
     Args:
         path: `.json` or `.jsonl`: an object a file, `{"file", "valence", "arousal", "curve": {"time", ...}}`, or
-            `{"file", "error"}`. `.csv`: the same without curves; with curves, a row a window with its `time`.
+            `{"file", "error"}`; with intervals, `valence_low` and so on too. `.csv`: the same without curves; with
+            curves, a row a window with its `time`.
         predictions: by file name.
         failures: reasons by file name.
     """
     records = []
     for file, prediction in predictions.items():
         record = {"file": str(file), "valence": prediction.valence, "arousal": prediction.arousal}
+        for name, halfwidth in zip(("valence", "arousal"), prediction.halfwidths or (), strict=False):
+            record |= {f"{name}_low": record[name] - halfwidth, f"{name}_high": record[name] + halfwidth}
         if prediction.curve is not None:
             record["curve"] = {name: values.tolist() for name, values in prediction.curve._asdict().items()}
         records.append(record)

@@ -19,21 +19,14 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
-    from pathlib import Path
 
-    from emotion_ft.data.audit import audit, to_markdown
-    from emotion_ft.training.audit_report import plot_exchange, plot_labels
+    from emotion_ft.data.audit import audit
+    from emotion_ft.training.audit_report import write_audit
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     found = audit(arguments.root, headers=not arguments.no_headers)
-    folder = Path(arguments.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    report = to_markdown(found, arguments.root)
-    (folder / "audit.md").write_text(report)
-    found.songs.to_csv(folder / "audit.csv", float_format="%.4f")
-    plot_exchange(folder, found)
-    plot_labels(folder, found)
-    print(f"{report}\nReport, audit.csv and plots: {folder}")
+    report = write_audit(arguments.output, found, arguments.root)
+    print(f"{report}\nReport, audit.csv and plots: {arguments.output}")
 
 
 if __name__ == "__main__":

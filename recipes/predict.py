@@ -18,6 +18,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--revision", default="main", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--output", help="also write the predictions to this .csv, .json or .jsonl file")
     parser.add_argument("--curve", action="store_true", help="predict over time too, in overlapping windows")
+    parser.add_argument("--plot", metavar="DIR", help="with --curve: a picture a file, curves over its spectrogram")
     parser.add_argument("--step", type=float, default=0.5, help="seconds from one window to the next (default: 0.5)")
     parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
     arguments = parser.parse_args()
@@ -25,6 +26,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--output must end in .csv, .json or .jsonl, got '{arguments.output}'")
     if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
         parser.error(f"--output: no folder '{Path(arguments.output).parent}'")
+    if arguments.plot and not arguments.curve:
+        parser.error("--plot draws curves: ask for them with --curve")
     if arguments.step <= 0 or arguments.batch_size < 1:
         parser.error("--step and --batch_size must be positive")
     return arguments
@@ -36,19 +39,29 @@ def main() -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.data.audio import AudioError
-    from emotion_ft.inference import load_model, predict_file, write_predictions
+    from emotion_ft.inference import load_model, predict_log_mel, read_log_mel, write_predictions
 
     disable_progress_bar()
     model, extractor = load_model(arguments.model, arguments.revision)
     predictions, failures = {}, {}
     for path in tqdm(arguments.files, unit="file", disable=len(arguments.files) == 1):
         try:
-            step = arguments.step if arguments.curve else None
-            predictions[path] = predict_file(model, extractor, path, step, arguments.batch_size)
+            log_mel = read_log_mel(extractor, path)
         except AudioError as error:
             failures[path] = str(error)
+            continue
+        step = arguments.step if arguments.curve else None
+        predictions[path] = predict_log_mel(model, extractor, log_mel, step, arguments.batch_size)
+        if arguments.plot:
+            from emotion_ft.training.song_plots import plot_curve
+
+            Path(arguments.plot).mkdir(parents=True, exist_ok=True)
+            time, valence, arousal = predictions[path].curve
+            picture = Path(arguments.plot) / f"{Path(path).name}.png"
+            plot_curve(picture, log_mel, time, {"valence": valence, "arousal": arousal}, extractor, Path(path).name)
     for path, prediction in predictions.items():
-        print(f"{path}: valence {prediction.valence:.2f}, arousal {prediction.arousal:.2f}")
+        within = [f" ± {halfwidth:.2f}" for halfwidth in prediction.halfwidths or ()] or ["", ""]
+        print(f"{path}: valence {prediction.valence:.2f}{within[0]}, arousal {prediction.arousal:.2f}{within[1]}")
         if arguments.curve and not arguments.output:
             for time, valence, arousal in zip(*prediction.curve, strict=True):
                 print(f"  {time:7.2f} s  valence {valence:.2f}  arousal {arousal:.2f}")

@@ -38,7 +38,7 @@ def within(name, *floors):
 
 def test_imports_are_found():
     found = imports(FILES[[path.name for path in FILES].index("augment.py")])
-    assert {"numpy", "emotion_ft.scale.to_unit", "transformers.SequenceFeatureExtractor"} <= found
+    assert {"numpy", "emotion_ft.data.targets.SongTarget", "transformers.SequenceFeatureExtractor"} <= found
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

@@ -35,6 +35,10 @@ STATIC_COLUMNS = {
 }
 CURVE_STEP = 0.5
 """Seconds between two values of a dynamic annotation."""
+RATERS, FULL_SONG_RATERS = 10, 5
+"""How many people rated an excerpt of DEAM, and one of its full songs. Ratings are whole numbers, which tells: the
+means of 1738 of 1744 excerpts are multiples of 1/10, those of 50 of 58 full songs of 1/5, and the deviations fit these
+numbers as population deviations."""
 EXCHANGED_UP_TO = 1000
 """The last song id of the block in which DEAM distributes valence as arousal and arousal as valence."""
 

@@ -10,9 +10,9 @@ from datasets import Dataset
 from transformers import SequenceFeatureExtractor
 
 from ..config import SpecAugmentConfig
-from ..scale import to_unit
+from .targets import SongTarget
 
-COLUMNS = ["song_id", "log_mel", "valence", "arousal"]
+COLUMNS = ["song_id", "log_mel", *SongTarget.columns]
 
 
 def window_rng(seed: int, epoch: int, song_id: int, window: int = 0) -> np.random.Generator:
@@ -40,21 +40,22 @@ def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.G
 
 
 class EvaluationTransform:
-    """Rows -> `input_values` (windows, frames, mels), evenly spaced, and `labels` (2,) in [-1, 1]."""
+    """Rows -> `input_values` (windows, frames, mels), evenly spaced, and `labels` (2,) in [-1, 1], the song's."""
 
     columns = tuple(COLUMNS)
+    target = SongTarget()
 
     def __init__(self, extractor: SequenceFeatureExtractor):
         self.extractor = extractor
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        labels = to_unit(np.stack([rows["valence"], rows["arousal"]], axis=1)).astype(np.float32)
-        windows = [self.cut(*row) for row in zip(rows["song_id"], rows["log_mel"], strict=True)]
-        return {"input_values": [torch.from_numpy(w) for w in windows], "labels": list(torch.from_numpy(labels))}
+        examples = [self.example(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]
+        return {name: [torch.from_numpy(example[name]) for example in examples] for name in examples[0]}
 
-    def cut(self, song_id: int, log_mel: bytes) -> np.ndarray:
-        """The windows of one song, from the bytes of its stored log-mel."""
-        return self.extractor.windows(self.decode(log_mel))
+    def example(self, row: dict) -> dict[str, np.ndarray]:
+        """What the model sees of one song."""
+        windows = self.extractor.windows(self.decode(row["log_mel"]))
+        return {"input_values": windows, **self.target(row, 0, self.extractor)}
 
     def decode(self, log_mel: bytes) -> np.ndarray:
         """(frames, mels) float16, without a copy."""
@@ -62,12 +63,28 @@ class EvaluationTransform:
 
 
 class TrainingTransform(EvaluationTransform):
-    """Rows -> `input_values` (frames, mels), one random crop a song and epoch, with SpecAugment, and `labels` (2,)."""
+    """Rows -> `input_values` (frames, mels), one random crop a song and epoch, with SpecAugment, and its target.
 
-    def __init__(self, extractor: SequenceFeatureExtractor, augmentation: SpecAugmentConfig | None, seed: int):
+    Args:
+        extractor: the front end.
+        augmentation: the masks; None for none.
+        seed: of crops and masks.
+        target: what a crop is told to be, and where it may lie.
+    """
+
+    def __init__(
+        self,
+        extractor: SequenceFeatureExtractor,
+        augmentation: SpecAugmentConfig | None,
+        seed: int,
+        target: SongTarget | None = None,
+    ):
         super().__init__(extractor)
         self.augmentation = augmentation
         self.seed = seed
+        if target is not None:
+            self.target = target
+            self.columns = ("song_id", "log_mel", *target.columns)
         # In shared memory: data workers are forked before the epoch changes and must see it.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -75,12 +92,15 @@ class TrainingTransform(EvaluationTransform):
         """Draw other crops and masks; seen by running data workers too."""
         self._epoch[0] = epoch
 
-    def cut(self, song_id: int, log_mel: bytes) -> np.ndarray:
-        rng = window_rng(self.seed, int(self._epoch), song_id)
-        spectrogram = self.decode(log_mel)
-        start = int(rng.integers(max(len(spectrogram) - self.extractor.max_length, 0) + 1))
+    def example(self, row: dict) -> dict[str, np.ndarray]:
+        rng = window_rng(self.seed, int(self._epoch), row["song_id"])
+        spectrogram = self.decode(row["log_mel"])
+        first, last = self.target.starts(row, len(spectrogram), self.extractor)
+        start = first + int(rng.integers(last - first + 1))
         window = self.extractor.window(spectrogram, start)
-        return window if self.augmentation is None else spec_augment(window, self.augmentation, rng)
+        if self.augmentation is not None:
+            spec_augment(window, self.augmentation, rng)
+        return {"input_values": window, **self.target(row, start, self.extractor)}
 
 
 def with_transform(songs: Dataset, transform: EvaluationTransform) -> Dataset:

@@ -10,13 +10,17 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-import pyarrow as pa
-from datasets import Audio, Dataset, DatasetDict, DatasetInfo, Features, List, Value
+import pandas as pd
+from datasets import Dataset, DatasetDict
 
+from ..scale import from_unit
 from .annotations import (
     EXCHANGED_UP_TO,
+    FULL_SONG_RATERS,
+    RATERS,
     RENDER_SETTINGS,
     AnnotationError,
+    Curve,
     files_under,
     find_file,
     read_artists,
@@ -24,27 +28,15 @@ from .annotations import (
     read_static,
 )
 from .exchange import exchange_back, exchanged_songs
-from .splits import SplitError, full_songs_split, id_list_split, random_split, shared_artists
+from .songs import songs_dataset, split_songs
+from .splits import FULL_SONGS_FROM
 
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".aiff", ".aif")
 
-FEATURES = Features(
-    {
-        "song_id": Value("int64"),
-        "audio": Audio(decode=False),
-        "valence": Value("float32"),
-        "arousal": Value("float32"),
-        "valence_std": Value("float32"),
-        "arousal_std": Value("float32"),
-        "artist": Value("string"),
-        "curve_start": Value("float32"),
-        "curve_valence": List(Value("float32")),
-        "curve_arousal": List(Value("float32")),
-        "synthetic": Value("bool"),
-    }
-)
+
+LABELS = ("repaired", "distributed", "dynamic")
 
 
 def load_deam(
@@ -55,58 +47,39 @@ def load_deam(
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
     group_by_artist: bool = True,
+    exchanged_ids: tuple[int, int] | None = None,
 ) -> DatasetDict:
-    """DEAM under `root`, as `train`, `validation` and `test`; the rows are those of `load_songs`.
+    """DEAM under `root`, as `train`, `validation` and `test`: `load_songs`, then `songs.split_songs`.
 
-    `split` is "random", "full_songs" (MediaEval 2015: test on the 58 full songs), or a folder of id lists
-    (`train.txt`, `validation.txt`, `test.txt`, one song id a line). `group_by_artist` keeps an artist's songs on one
-    side of a split that is drawn. Labels and split are named in the `info.description` of each split.
-    Raises `AnnotationError` for a faulty collection and `SplitError` for a split that it cannot fill.
+    Raises `AnnotationError` for a faulty collection and `SplitError` for a split that it cannot fill, or that leaks.
     """
-    songs = load_songs(root, labels)
-    song_ids = songs["song_id"][:]
-    artists = {key: artist for key, artist in zip(song_ids, songs["artist"], strict=True) if artist}
-    groups = artists if group_by_artist else None
-    if split == "random":
-        splits = random_split(song_ids, groups, seed, validation_fraction, test_fraction)
-        protocol = f"random, {validation_fraction:g} validation, {test_fraction:g} test"
-    elif split == "full_songs":
-        splits = full_songs_split(song_ids, groups, seed, validation_fraction)
-        protocol = f"full_songs (test on the full songs, as MediaEval 2015), {validation_fraction:g} validation"
-    elif Path(split).is_dir():
-        splits = id_list_split(split, song_ids)
-        protocol = f"by the id lists in {Path(split).name}"
-    else:
-        raise SplitError(f"split {os.fspath(split)!r} is neither 'random', 'full_songs' nor a folder of id lists")
-    if split in ("random", "full_songs"):
-        grouping = f"grouped by artist (known for {len(artists)} of {len(songs)} songs)"
-        protocol += f", {grouping if group_by_artist else 'not grouped by artist'}, seed {seed}"
-    if leaks := shared_artists(splits, artists):
-        protocol += f"; {len(leaks)} validation and test songs share an artist with train"
-    row_of = {song_id: row for row, song_id in enumerate(song_ids)}
-    datasets = DatasetDict({name: songs.select([row_of[key] for key in ids]) for name, ids in splits.items()})
-    for dataset in datasets.values():
-        dataset.info.description = f"{songs.info.description}; split {protocol}"
-    logger.info("%s: %s", datasets["train"].info.description, ", ".join(f"{k} {len(v)}" for k, v in splits.items()))
-    return datasets
+    songs = load_songs(root, labels, exchanged_ids)
+    return split_songs(songs, split, seed, validation_fraction, test_fraction, group_by_artist)
 
 
-def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
-    """All songs under `root` that have static annotations and audio, sorted by id; nothing is decoded.
+def load_songs(
+    root: str | os.PathLike, labels: str = "repaired", exchanged_ids: tuple[int, int] | None = None
+) -> Dataset:
+    """All songs under `root` that have annotations and audio, sorted by id; the columns are `songs.FEATURES`.
 
-    `labels` is "repaired" (see `exchange.repair`) or "distributed". The columns:
+    Args:
+        root: a folder with DEAM's files at any depth. Audio is found by its name, the song id
+            (`DEAM_audio/MEMD_audio/2.mp3`). Songs with only one of annotation and audio are left out with a warning.
+        labels: "repaired": static labels, valence and arousal exchanged back where the dynamic annotations show an
+            exchange (see `exchange.exchanged_songs`); without dynamic annotations, as distributed. "distributed":
+            static labels as they are. "dynamic": the means of the songs' curves, 5 + 4 x, without deviations; songs
+            without a curve are left out with a warning.
+        exchanged_ids: first and last id of the songs to exchange back, whatever the data show.
 
-    - `song_id`, `artist` (None where unknown), `audio`: the path, under "path"
-    - `valence`, `arousal`: means over the annotators, 1-9, and their standard deviations `valence_std`, `arousal_std`
-    - `curve_valence`, `curve_arousal`: in [-1, 1], every 0.5 s from `curve_start` seconds; None without dynamic CSVs
-    - `synthetic`: False; what a generator made is marked True
+    Returns:
+        The songs; `info.description` names the treatment of the labels.
 
-    Audio is found at any depth by its name, the song id (`DEAM_audio/MEMD_audio/2.mp3`). Songs with only one of
-    annotation and audio are left out with a warning. `info.description` names the treatment of the labels.
-    Raises `AnnotationError` for a missing or empty root, faulty annotations, two audio files of one song, or no audio.
+    Raises:
+        AnnotationError: for a missing or empty root, faulty annotations, two audio files of one song, no audio, or no
+            curves when `labels` is "dynamic".
     """
-    if labels not in ("repaired", "distributed"):
-        raise ValueError(f"labels must be 'repaired' or 'distributed', got {labels!r}")
+    if labels not in LABELS:
+        raise ValueError(f"labels must be {', '.join(map(repr, LABELS[:-1]))} or {LABELS[-1]!r}, got {labels!r}")
     root = Path(root).expanduser().absolute()
     static, curves, artists = read_static(root), read_dynamic(root), read_artists(root)
     audio = find_audio(root)
@@ -118,31 +91,49 @@ def load_songs(root: str | os.PathLike, labels: str = "repaired") -> Dataset:
         )
     _warn_left_out("annotated songs have no audio", static.index.difference(song_ids))
     _warn_left_out("audio files have no static annotations", audio.keys() - static.index)
-    treatment = "as distributed"
-    if labels == "repaired":
-        ids = exchanged_songs(static, curves)
-        static = exchange_back(static, ids)
-        where = f"{ids[0]}-{ids[-1]}" if len(ids) and ids[-1] > EXCHANGED_UP_TO else f"≤ {EXCHANGED_UP_TO}"
-        rows = len(ids.intersection(song_ids))
-        treatment = f"repaired (valence and arousal exchanged back in {rows} rows with ids {where})"
+    if labels == "dynamic":
         if not curves:
-            treatment = "as distributed (no dynamic annotations to repair them by)"
+            raise AnnotationError(f"labels 'dynamic' need valence.csv and arousal.csv, but {root} does not hold both")
+        _warn_left_out("songs have no curve", set(song_ids) - curves.keys())
+        song_ids = [song_id for song_id in song_ids if song_id in curves]
+        static, exchanged, treatment = _curve_means(curves), static.index[:0], "dynamic (means of the curves)"
+    else:
+        exchanged = exchanged_songs(static, curves, exchanged_ids)
+        treatment = "as distributed"
+        if labels == "repaired":
+            static = exchange_back(static, exchanged)
+            treatment = _treatment(exchanged, exchanged.intersection(song_ids), bool(curves), exchanged_ids)
     static = static.loc[song_ids]
     found = [curves.get(song_id) for song_id in song_ids]
+    collection = "songs rendered in DEAM's layout" if find_file(root, RENDER_SETTINGS) else "DEAM"
     columns = {
         "song_id": song_ids,
-        "audio": [{"bytes": None, "path": str(audio[song_id])} for song_id in song_ids],
+        "source": [collection] * len(song_ids),
+        "audio": [audio[song_id] for song_id in song_ids],
         **{name: static[name].to_numpy("float32") for name in static},
+        "raters": [FULL_SONG_RATERS if song_id >= FULL_SONGS_FROM else RATERS for song_id in song_ids],
+        "exchanged": [song_id in exchanged for song_id in song_ids],
         "artist": [artists.get(song_id) for song_id in song_ids],
         "curve_start": [curve and curve.start for curve in found],
         "curve_valence": [curve and curve.valence for curve in found],
         "curve_arousal": [curve and curve.arousal for curve in found],
-        "synthetic": [False] * len(song_ids),
     }
-    collection = "songs rendered in DEAM's layout" if find_file(root, RENDER_SETTINGS) else "DEAM"
-    # Dataset.from_dict would encode the paths, and for that import torchcodec.
-    table = pa.Table.from_pydict(columns, schema=FEATURES.arrow_schema)
-    return Dataset(table, info=DatasetInfo(description=f"{collection}; labels {treatment}", features=FEATURES))
+    return songs_dataset(columns, f"{collection}; labels {treatment}")
+
+
+def _curve_means(curves: dict[int, Curve]) -> pd.DataFrame:
+    """The curves' means on 1-9, by song id."""
+    means = {key: (from_unit(curve.valence.mean()), from_unit(curve.arousal.mean())) for key, curve in curves.items()}
+    return pd.DataFrame.from_dict(means, orient="index", columns=["valence", "arousal"])
+
+
+def _treatment(ids: pd.Index, there: pd.Index, decidable: bool, told: tuple[int, int] | None) -> str:
+    """How labels were repaired, for the description."""
+    if not decidable and told is None:
+        return "as distributed (no dynamic annotations to repair them by)"
+    known = not len(ids) or ids[-1] <= EXCHANGED_UP_TO
+    where = f"{told[0]}-{told[1]}, as told" if told else f"≤ {EXCHANGED_UP_TO}" if known else f"{ids[0]}-{ids[-1]}"
+    return f"repaired (valence and arousal exchanged back in {len(there)} rows with ids {where})"
 
 
 def find_audio(root: Path) -> dict[int, Path]:

@@ -110,12 +110,17 @@ def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
     return check if check.verdict == "exchanged" and total > np.quantile(unrelated, 0.99) else None
 
 
-def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.Index:
-    """Ids of the songs whose valence and arousal have to be exchanged back, curves or none; says so in one log line.
+def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple[int, int] | None = None) -> pd.Index:
+    """Ids of the songs whose valence and arousal are distributed exchanged, curves or none; says so in one log line.
 
     DEAM distributes its first block (ids up to 1000, 744 songs) with valence and arousal exchanged, standard
     deviations too. That range is taken as it is where the data confirm it; any other range is what the data show.
+    `told` is a range, first and last id, that is taken without asking the data.
     """
+    if told:
+        ids = static.index[(static.index >= told[0]) & (static.index <= told[1])]
+        logger.info("ids %d to %d: valence and arousal are exchanged in %d rows, as told", *told, len(ids))
+        return ids
     block = static.index[static.index <= EXCHANGED_UP_TO]
     means = paired_means(static, dynamic)
     known = means.index[means.index <= EXCHANGED_UP_TO]
@@ -141,7 +146,7 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.Index
         "(95 %% interval %.3f to %.3f): valence and arousal %s",
         *(check.songs, where, check.valence, check.arousal, check.crossed_valence, check.crossed_arousal),
         *(check.difference, check.low, check.high),
-        f"exchanged back in {len(ids)} rows" if len(ids) else "left as distributed",
+        f"are exchanged in {len(ids)} rows" if len(ids) else "are in order",
     )
     return ids
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from sklearn.model_selection import GroupShuffleSplit
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from ..errors import UsageError
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 SPLIT_NAMES = ("train", "validation", "test")
 FULL_SONGS_FROM = 2001
 """The first song id of DEAM's 58 full-length songs, the test set of MediaEval 2015; ids below are 45 s excerpts."""
+COLLECTION = 1 << 32
+"""DEAM's song ids are DEAM's own; another collection's are its number times this, plus the song's number in it."""
 
 Splits = dict[str, list[int]]
 """Sorted song ids under `train`, `validation` and `test`; no id twice."""
@@ -61,19 +63,53 @@ def full_songs_split(
     excerpts' groups. Raises `SplitError` if there are no full songs, or too few excerpts.
     """
     song_ids = sorted(set(song_ids))
-    test = [song_id for song_id in song_ids if song_id >= FULL_SONGS_FROM]
+    test = [song_id for song_id in song_ids if FULL_SONGS_FROM <= song_id < COLLECTION]
     if not test:
         raise SplitError(
             f"none of {len(song_ids)} songs is a full song (ids from {FULL_SONGS_FROM}), which the full_songs split "
             "tests on: get them, or choose another split"
         )
     tested = {_group(song_id, groups) for song_id in test}
-    excerpts = [song_id for song_id in song_ids if song_id < FULL_SONGS_FROM]
+    excerpts = sorted(set(song_ids) - set(test))
     rest = [song_id for song_id in excerpts if _group(song_id, groups) not in tested]
     if len(rest) < len(excerpts):
         logger.info("left out %d excerpts by artists of the full songs", len(excerpts) - len(rest))
     train, validation = split_off(rest, groups, seed, validation_fraction, "validation_fraction")
     return {"train": train, "validation": validation, "test": test}
+
+
+def k_folds(
+    song_ids: Iterable[int],
+    groups: Mapping[int, str] | None = None,
+    folds: int = 5,
+    seed: int = 42,
+    validation_fraction: float = 0.15,
+) -> list[Splits]:
+    """k-fold cross-validation: every song is a test song of one fold, all songs of a group (an artist) of the same.
+
+    The groups are dealt to the folds at random (scikit-learn's GroupKFold, shuffled), and validation is drawn from the
+    other folds' songs as in `random_split`, `validation_fraction` of all groups.
+    Raises `SplitError` for fewer than two folds, or fewer groups than folds.
+    """
+    song_ids = sorted(set(song_ids))
+    labels = [_group(song_id, groups) for song_id in song_ids]
+    artists = len(set(labels))
+    if folds < 2:
+        raise SplitError(f"cross-validation needs at least 2 folds, got {folds}")
+    if artists < folds:
+        raise SplitError(
+            f"{artists} artists ({len(song_ids)} songs) cannot fill {folds} folds: each needs an artist of its own. "
+            f"Ask for at most {artists} folds, or for song-level folds with --group_by_artist false"
+        )
+    result = []
+    splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+    for _, rows in splitter.split(song_ids, groups=labels):
+        test = {song_ids[row] for row in rows}
+        rest = [song_id for song_id in song_ids if song_id not in test]
+        share = validation_fraction / (1 - 1 / folds)
+        train, validation = split_off(rest, groups, seed, share, "validation_fraction")
+        result.append({"train": train, "validation": validation, "test": sorted(test)})
+    return result
 
 
 def read_split(folder: str | os.PathLike) -> Splits:
@@ -121,10 +157,10 @@ def id_list_split(folder: str | os.PathLike, song_ids: Iterable[int]) -> Splits:
     splits = {name: [song_id for song_id in listed[name] if song_id in there] for name in SPLIT_NAMES}
     wanted = set().union(*listed.values())
     if absent := sorted(wanted - there):
-        logger.warning("%d songs listed in %s are not in the collection: %s", len(absent), folder, _first(absent))
+        logger.warning("%d songs listed in %s are not in the collection: %s", len(absent), folder, first_ids(absent))
     if unlisted := sorted(there - wanted):
         logger.info(
-            "%d songs are in none of the lists in %s and left out: %s", *(len(unlisted), folder, _first(unlisted))
+            "%d songs are in none of the lists in %s and left out: %s", *(len(unlisted), folder, first_ids(unlisted))
         )
     for name in SPLIT_NAMES:
         if not splits[name]:
@@ -133,22 +169,6 @@ def id_list_split(folder: str | os.PathLike, song_ids: Iterable[int]) -> Splits:
                 f"is among the collection's {len(there)}"
             )
     return splits
-
-
-def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
-    """Raise a `SplitError` if `what` was trained on songs that are not among the training songs of `splits`."""
-    trained_on = set(trained_on)
-    for name in ("validation", "test"):
-        if leaked := sorted(trained_on & set(splits[name])):
-            raise SplitError(
-                f"{what} was trained on {len(leaked)} of the {len(splits[name])} {name} songs: {_first(leaked)}. "
-                "Scores on them would say nothing; use the split that it was trained with, or train it anew."
-            )
-    if others := sorted(trained_on - set(splits["train"])):
-        raise SplitError(
-            f"{what} was trained on {len(others)} songs that are not among the {len(splits['train'])} training songs "
-            f"here: {_first(others)}. They may share artists with held-out songs; train it on these songs."
-        )
 
 
 def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
@@ -184,5 +204,6 @@ def _group(song_id: int, groups: Mapping[int, str] | None) -> str:
     return f"artist {artist}" if artist else f"song {song_id}"
 
 
-def _first(song_ids: list[int]) -> str:
+def first_ids(song_ids: list[int]) -> str:
+    """The first ten ids, as messages list them."""
     return ", ".join(map(str, song_ids[:10])) + (", ..." if len(song_ids) > 10 else "")

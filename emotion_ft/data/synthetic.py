@@ -115,7 +115,10 @@ class SyntheticTransform(TrainingTransform):
         marks = rows["synthetic"]
         real = {name: [value for value, mark in zip(rows[name], marks, strict=True) if not mark] for name in COLUMNS}
         numbers = [-song_id for song_id, mark in zip(rows["song_id"], marks, strict=True) if mark]
-        batches = {False: super().__call__(real), True: self.make(numbers) if numbers else {}}
+        batches = {
+            False: super().__call__(real) if real["song_id"] else {},
+            True: self.make(numbers) if numbers else {},
+        }
         examples = {mark: zip(*batch.values(), strict=True) for mark, batch in batches.items()}
         windows, labels = zip(*(next(examples[mark]) for mark in marks), strict=True)
         return {"input_values": list(windows), "labels": list(labels)}

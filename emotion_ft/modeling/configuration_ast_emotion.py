@@ -18,6 +18,9 @@ class ASTEmotionConfig(ASTConfig):
         loss: "mse", "ccc" (1 - CCC, mean of both dimensions) or "mix" (their mean).
         label_center: centre of the label scale.
         label_halfwidth: half the width of the label scale.
+        interval_halfwidths: half-widths of the prediction intervals of valence and arousal, in units of the label
+            scale, by split conformal prediction; None: not calibrated.
+        interval_level: share of songs like those of the calibration whose labels these intervals hold.
         max_length: frames of a window; 501 is 10 s with hop 320 at 16 kHz.
     """
 
@@ -28,6 +31,8 @@ class ASTEmotionConfig(ASTConfig):
     loss: Literal["mse", "ccc", "mix"] = "mse"
     label_center: float = 5.0
     label_halfwidth: float = 4.0
+    interval_halfwidths: list[float] | None = None
+    interval_level: float = 0.9
 
     def __post_init__(self, **kwargs):
         if self.id2label is None:

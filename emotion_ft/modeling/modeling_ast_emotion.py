@@ -32,11 +32,17 @@ def ccc_loss(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (1 - 2 * covariance / (spread + distance + 1e-8)).mean()
 
 
-def emotion_loss(predictions: torch.Tensor, labels: torch.Tensor, kind: str) -> torch.Tensor:
-    """The training loss on (batch, 2) predictions and labels in [-1, 1]: "mse", "ccc" or "mix", their mean."""
+def emotion_loss(
+    predictions: torch.Tensor, labels: torch.Tensor, kind: str, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The training loss on (batch, 2) predictions and labels in [-1, 1]: "mse", "ccc" or "mix", their mean.
+
+    `weights` (batch, 2) weigh the squared errors; 1 is average.
+    """
     if kind == "ccc":
         return ccc_loss(predictions, labels)
-    mse = F.mse_loss(predictions.float(), labels.float())
+    errors = F.mse_loss(predictions.float(), labels.float(), reduction="none")
+    mse = (errors if weights is None else errors * weights).mean()
     return mse if kind == "mse" else (mse + ccc_loss(predictions, labels)) / 2
 
 
@@ -122,6 +128,7 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
         self,
         input_values: torch.Tensor,
         labels: torch.Tensor | None = None,
+        label_weights: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -135,6 +142,7 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             input_values: (batch, frames, mels), standardised log-mel windows; or (batch, windows, frames, mels),
                 several windows a song, whose predictions are averaged.
             labels: (batch, 2), valence and arousal in [-1, 1].
+            label_weights: (batch, 2), how much each label counts in the squared error; 1 is average.
             output_attentions, output_hidden_states: also return those of every layer.
             return_dict: False for a plain tuple.
 
@@ -160,7 +168,7 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
         if input_values.dim() == 4:
             logits = logits.unflatten(0, input_values.shape[:2]).mean(1)
         return SequenceClassifierOutput(
-            loss=None if labels is None else emotion_loss(logits, labels, self.config.loss),
+            loss=None if labels is None else emotion_loss(logits, labels, self.config.loss, label_weights),
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

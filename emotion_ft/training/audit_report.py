@@ -1,12 +1,24 @@
-"""The pictures of an audit."""
+"""An audit as files: the report, a row a song, two plots."""
 
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..data.audit import Audit
+from ..data.audit import Audit, to_markdown
 from .report import save_figure
+
+
+def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
+    """Write `audit.md`, `audit.csv` and the plots into `folder`; the text of the first is returned."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = to_markdown(audit, root)
+    (folder / "audit.md").write_text(text)
+    audit.songs.to_csv(folder / "audit.csv", float_format="%.4f")
+    plot_exchange(folder, audit)
+    plot_labels(folder, audit)
+    return text
 
 
 def plot_exchange(folder: str | Path, audit: Audit) -> Path:

@@ -1,30 +1,36 @@
 """From a configuration to the things a run is made of: its folder, its songs, its model."""
 
-import csv
 import logging
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import torch
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import enable_full_determinism, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..config import Config, DataConfig, TrainingConfig
-from ..data.deam import load_deam, load_songs
+from ..data.audit import audit
+from ..data.csv_collection import load_collection_file
+from ..data.deam import load_songs
 from ..data.features import BadFile, store_log_mels
+from ..data.songs import join, split_songs
 from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
-from . import report
+from . import audit_report, report
+from .scores import songs_table
 
 logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "all_results.json"
 SPLITS_NAME = "splits"
+SONGS_NAME = "songs.csv"
 BAD_FILES_NAME = "bad_files.csv"
+AUDIT_NAME = "audit"
 
 
 class OutputDirError(UsageError):
@@ -84,7 +90,8 @@ def prepare_output_dir(
 
 def _clear(folder: Path) -> None:
     """Remove a run, and with it every file that would stand beside the next run's split and not belong to it."""
-    names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.PLOTS_NAME, "README.md")
+    names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.SCORES_NAME, report.PLOTS_NAME)
+    names += ("README.md", SONGS_NAME, AUDIT_NAME)
     names += (report.TRACKING_NAME, "discriminator", "regressor")
     for old in [*folder.glob("checkpoint-*"), *(folder / name for name in names)]:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
@@ -108,22 +115,32 @@ def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
         raise UsageError(f"section 'audio': {error}") from error
 
 
-def load_collection(data: DataConfig, seed: int) -> DatasetDict:
-    """The songs of the data section, rendered first when it asks for that, split; see `load_deam`."""
-    if data.data_root is None:
+def load_all(data: DataConfig) -> Dataset:
+    """All songs of the data section's collections, rendered first when it asks for that, with their `source`.
+
+    Raises:
+        UsageError: when it names no collection, or one of them cannot be read.
+    """
+    if data.data_root is None and not data.collections:
         raise UsageError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
     with PartialState().main_process_first():
         if data.rendered_songs and PartialState().is_main_process:
             render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
-        return load_deam(
-            data.data_root,
-            split=data.split,
-            labels=data.labels,
-            seed=seed,
-            validation_fraction=data.validation_fraction,
-            test_fraction=data.test_fraction,
-            group_by_artist=data.group_by_artist,
-        )
+    found = []
+    if data.data_root is not None:
+        found.append(load_songs(data.data_root, data.labels, data.exchanged_range()))
+    for path in data.collections or []:
+        if data.labels == "dynamic":
+            raise UsageError(f"labels 'dynamic' need curves, but {path} is a collection with labels alone.")
+        found.append(load_collection_file(path))
+    return join(found)
+
+
+def load_collection(data: DataConfig, seed: int) -> DatasetDict:
+    """The songs of the data section as train, validation and test; see `split_songs`."""
+    return split_songs(
+        load_all(data), data.split, seed, data.validation_fraction, data.test_fraction, data.group_by_artist
+    )
 
 
 def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
@@ -132,7 +149,7 @@ def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
     Raises:
         UsageError: when none of them is in the collection.
     """
-    songs = load_songs(data.data_root, data.labels)
+    songs = load_all(data)
     listed = set(read_split(split)[side])
     rows = [row for row, song_id in enumerate(songs["song_id"]) if song_id in listed]
     if not rows:
@@ -183,13 +200,21 @@ def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTFor
 
 
 def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
-    """Write what the run was made of into its folder: `config.yaml`, `splits/` and, if any, `bad_files.csv`."""
+    """Write what the run was made of into its folder.
+
+    `config.yaml`; `splits/` and `songs.csv`, who is on which side, under which labels; `bad_files.csv`, if any.
+    """
     folder = Path(config.training.output_dir)
     config.save(folder)
     write_split({name: split["song_id"][:] for name, split in songs.items()}, folder / SPLITS_NAME)
+    sides = [songs_table(side).assign(split=name) for name, side in songs.items()]
+    pd.concat(sides).to_csv(folder / SONGS_NAME, index=False, float_format="%.4f")
     (folder / BAD_FILES_NAME).unlink(missing_ok=True)
     if bad:
-        with open(folder / BAD_FILES_NAME, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(BadFile._fields)
-            writer.writerows(bad)
+        pd.DataFrame(bad).to_csv(folder / BAD_FILES_NAME, index=False)
+
+
+def write_audit(folder: str | Path, data: DataConfig) -> None:
+    """Write the audit of DEAM's folder, if the run has one, into `audit/`."""
+    if data.data_root is not None and PartialState().is_main_process:
+        audit_report.write_audit(Path(folder, AUDIT_NAME), audit(data.data_root), data.data_root)

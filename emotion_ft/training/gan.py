@@ -27,12 +27,12 @@ from transformers import SequenceFeatureExtractor, get_scheduler
 
 from ..config import Config
 from ..data.augment import TrainingTransform, with_transform
+from ..data.songs import labels_of
 from ..data.synthetic import draw_emotions
 from ..errors import UsageError
 from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
 from ..scale import to_unit
 from . import gan_report, losses, report
-from .baselines import labels_of
 from .experiment import checkpoints, last_checkpoint
 from .gan_inputs import GAN_STATE_NAME
 from .quality import Quality, QualityMeter, shortfall, song_windows

@@ -13,14 +13,15 @@ from ..config import CONFIG_NAME, Config
 from ..config_parser import parse_config
 from ..data.augment import with_transform
 from ..data.features import FRONT_END_SETTINGS
-from ..data.splits import SPLIT_NAMES, read_split, refuse_leak, split_off
+from ..data.leaks import refuse_leak
+from ..data.songs import labels_of
+from ..data.splits import SPLIT_NAMES, read_split, split_off
 from ..data.synthetic import SyntheticTransform, add_synthetic
 from ..errors import UsageError
 from ..inference import load_model
 from ..modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 from ..scale import HALFWIDTH
 from . import experiment
-from .baselines import labels_of
 
 logger = logging.getLogger(__name__)
 

@@ -29,6 +29,16 @@ def pearson_r(predictions: np.ndarray, references: np.ndarray) -> float:
     return float(stats.pearsonr(predictions, references).statistic)
 
 
+def as_pairs(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 (songs, 2); `ValueError` for other shapes, or values that are not finite."""
+    predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    if predictions.shape != references.shape or predictions.ndim != 2 or predictions.shape[1] != 2:
+        raise ValueError(f"expected two arrays (songs, 2), got {predictions.shape} and {references.shape}")
+    if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
+        raise ValueError("predictions and references must be finite, but hold NaN or infinite values")
+    return predictions, references
+
+
 def score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """All metrics of one prediction per song.
 
@@ -42,13 +52,9 @@ def score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     Raises:
         ValueError: for other shapes, fewer than two songs, or values that are not finite.
     """
-    predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
-    if predictions.shape != references.shape or predictions.ndim != 2 or predictions.shape[1] != 2:
-        raise ValueError(f"expected two arrays (songs, 2), got {predictions.shape} and {references.shape}")
+    predictions, references = as_pairs(predictions, references)
     if len(predictions) < 2:
         raise ValueError(f"correlations need at least two songs, got {len(predictions)}")
-    if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
-        raise ValueError("predictions and references must be finite, but hold NaN or infinite values")
     results = {}
     for column, dimension in enumerate(DIMENSIONS):
         p, r = predictions[:, column], references[:, column]

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..data.augment import EvaluationTransform
+from ..data.songs import labels_of
 from ..scale import to_unit
-from .baselines import band_statistics, labels_of, ridge
+from .baselines import band_statistics, ridge
 from .metrics import DIMENSIONS, concordance_correlation
 
 logger = logging.getLogger(__name__)

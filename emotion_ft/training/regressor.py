@@ -12,10 +12,10 @@ from transformers import SequenceFeatureExtractor
 
 from ..config import Config, SpecAugmentConfig
 from ..data.augment import COLUMNS, TrainingTransform, with_transform
+from ..data.songs import labels_of
 from ..errors import UsageError
 from ..modeling import MelGanConfig, MelRegressor
 from ..scale import to_unit
-from .baselines import labels_of
 from .quality import song_windows
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the table, `all_results.json`, `predictions.csv` and the plots."""
+"""What a run leaves behind: tables to print and to keep, `all_results.json`, plots of the training."""
 
 import json
 from pathlib import Path
@@ -11,18 +11,85 @@ from transformers import TrainerState
 from .metrics import DIMENSIONS, METRICS
 
 PREDICTIONS_NAME = "predictions.csv"
+SCORES_NAME = "scores.csv"
+CURVE_SCORES_NAME = "curve_scores.csv"
+FOLD_SCORES_NAME = "fold_scores.csv"
 PLOTS_NAME = "plots"
 TRACKING_NAME = "runs"  # where TensorBoard looks
 
 
-def score_table(scores: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Rows of `metrics.score` by name -> a table with a column a dimension and metric."""
-    titles = {"rmse": "RMSE", "mae": "MAE", "r2": "R2", "r": "r", "ccc": "CCC"}
-    columns = [f"{dimension[0].upper()} {titles[metric]}" for dimension in DIMENSIONS for metric in METRICS]
-    return pd.DataFrame(
-        [[row[f"{dimension}_{metric}"] for dimension in DIMENSIONS for metric in METRICS] for row in scores.values()],
-        index=list(scores),
-        columns=columns,
+TITLES = {"rmse": "RMSE", "mae": "MAE", "r2": "R2", "r": "r", "ccc": "CCC"}
+COLUMNS = {f"{d}_{m}": f"{d[0].upper()} {TITLES[m]}" for d in DIMENSIONS for m in METRICS}
+LEGEND = (
+    "Valence (V) and arousal (A), RMSE and MAE on the 1-9 scale; below, 95 % bootstrap intervals over artists. ridge, "
+    "svr: regressions on mel statistics; mean: the mean training label; ceiling: what a predictor of the true "
+    "emotions would score, given the noise of its raters, by their deviations."
+)
+
+
+def score_table(scores: pd.DataFrame | dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Rows with the keys of `metrics.score` -> a table with a column a dimension and metric."""
+    rows = scores if isinstance(scores, pd.DataFrame) else pd.DataFrame.from_dict(scores, orient="index")
+    return rows[list(COLUMNS)].rename(columns=COLUMNS)
+
+
+def _cells(row: pd.Series) -> tuple[list[str], list[str]]:
+    """The values of a row and their intervals, empty where there are none."""
+    values, intervals = [], []
+    for key in COLUMNS:
+        values.append(f"{row[key]:.3f}")
+        low, high = row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)
+        intervals.append("" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
+    return values, intervals
+
+
+def text_table(scores: pd.DataFrame) -> str:
+    """A row a system, its intervals in the line below, for a terminal."""
+    lines, names = [], []
+    for name, row in scores.iterrows():
+        values, intervals = _cells(row)
+        lines.append(values)
+        names.append(name)
+        if any(intervals):
+            lines.append(intervals)
+            names.append("")
+    return pd.DataFrame(lines, index=names, columns=list(COLUMNS.values())).to_string()
+
+
+def markdown_table(scores: pd.DataFrame) -> str:
+    """A row a system, its intervals below the values, for cards."""
+    rows = {
+        name: ["<br>".join(filter(None, cell)) for cell in zip(*_cells(row), strict=True)]
+        for name, row in scores.iterrows()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS.values())).to_markdown(
+        disable_numparse=True
+    )
+
+
+def blocks(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Scores by the treatment of the labels, the run's own first."""
+    return {name: scores.loc[name] for name in dict.fromkeys(scores.index.get_level_values(0))}
+
+
+def print_scores(scores: pd.DataFrame, fold_scores: pd.DataFrame | None = None) -> None:
+    """Print the table of every treatment of the labels, the folds' own above the first, and what they mean."""
+    for index, (name, block) in enumerate(blocks(scores).items()):
+        if index == 0 and fold_scores is not None:
+            block = pd.concat([fold_scores, block.rename(index={"model": "model, pooled"})])
+        print(f"labels {name}\n\n{text_table(block)}\n")
+    print(LEGEND)
+
+
+def interval_line(results: dict) -> str:
+    """What the prediction intervals are, and how many test songs they held."""
+    widths = ", ".join(
+        f"{dimension} ± {results[f'interval_{dimension}']:.2f} holds {results[f'test_{dimension}_coverage']:.0%}"
+        for dimension in DIMENSIONS
+    )
+    return (
+        f"Intervals of level {results['interval_level']:g} (split conformal, from the validation songs), on test "
+        f"songs: {widths}."
     )
 
 
@@ -34,15 +101,9 @@ def write_results(folder: str | Path, results: dict[str, float | int | str]) -> 
     return part.replace(path)
 
 
-def write_predictions(
-    folder: str | Path, song_ids: list[int], references: np.ndarray, predictions: np.ndarray
-) -> Path:
-    """Write `predictions.csv`: a row a song, labels and predictions (songs, 2) on 1-9."""
-    path = Path(folder, PREDICTIONS_NAME)
-    table = pd.DataFrame({"song_id": song_ids})
-    for column, dimension in enumerate(DIMENSIONS):
-        table[dimension] = references[:, column]
-        table[f"predicted_{dimension}"] = predictions[:, column]
+def write_table(folder: str | Path, name: str, table: pd.DataFrame) -> Path:
+    """Write a table as CSV."""
+    path = Path(folder, name)
     table.to_csv(path, index=False, float_format="%.4f")
     return path
 
@@ -86,36 +147,6 @@ def plot_learning_curve(folder: str | Path, state: TrainerState, unfreeze_at: fl
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     return save_figure(figure, folder, "learning_curve.png")
-
-
-def plot_valence_arousal(
-    folder: str | Path, references: np.ndarray, predictions: np.ndarray, scores: dict[str, float], title: str
-) -> Path:
-    """Write `plots/valence_arousal.png`: from label to prediction on the plane, and each dimension alone.
-
-    Args:
-        references, predictions: (songs, 2) on 1-9.
-        scores: of `metrics.score`.
-        title: the protocol that the scores belong to.
-    """
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    plane, *dimensions = figure.subplots(1, 3)
-    plane.plot(*np.stack([references, predictions]).transpose(2, 0, 1), color="0.8", linewidth=0.8, zorder=1)
-    plane.scatter(*references.T, s=12, label="label", zorder=2)
-    plane.scatter(*predictions.T, s=12, label="prediction", zorder=3)
-    plane.axhline(5, color="0.6", linewidth=0.8)
-    plane.axvline(5, color="0.6", linewidth=0.8)
-    plane.set(xlabel="valence", ylabel="arousal", title="labels and predictions")
-    plane.legend(fontsize="small")
-    for column, (axes, dimension) in enumerate(zip(dimensions, DIMENSIONS, strict=True)):
-        axes.plot([1, 9], [1, 9], color="0.6", linewidth=0.8)
-        axes.scatter(references[:, column], predictions[:, column], s=12)
-        numbers = [f"{name} {scores[f'{dimension}_{key}']:.2f}" for name, key in (("R²", "r2"), ("CCC", "ccc"))]
-        axes.set(xlabel="label", ylabel="prediction", title=f"{dimension}: {', '.join(numbers)}")
-    for axes in (plane, *dimensions):
-        axes.set(xlim=(1, 9), ylim=(1, 9), aspect="equal")
-    figure.suptitle(title, fontsize="small", wrap=True)
-    return save_figure(figure, folder, "valence_arousal.png")
 
 
 def write_ablation(folder: str | Path, runs: pd.DataFrame, table: pd.DataFrame, protocol: str) -> None:

@@ -296,7 +296,7 @@ class TestRepair:
         pd.testing.assert_frame_equal(given, before)
         assert repaired is not given
         (record,) = caplog.records
-        said = "exchanged back in 11 rows" if exchanged else "left as distributed"
+        said = "are exchanged in 11 rows" if exchanged else "are in order"
         assert record.levelno == logging.INFO and record.getMessage().endswith(said)
 
     def test_songs_of_the_block_without_curves_are_exchanged_too(self):
@@ -338,7 +338,7 @@ class TestRepair:
         caplog.set_level(logging.INFO)
         static, curves = read_static(DEAM), read_dynamic(DEAM)
         repaired = repair(static, curves)
-        assert "exchanged back in 744 rows" in caplog.text
+        assert "are exchanged in 744 rows" in caplog.text
         assert correlations(static, curves) == pytest.approx((0.734, 0.677), abs=1e-3)
         valence, arousal = correlations(repaired, curves)
         assert valence >= 0.90 and arousal >= 0.87

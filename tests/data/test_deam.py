@@ -80,7 +80,7 @@ class TestLoadSongs:
         assert distributed["valence"][30:] == songs["valence"][30:]
         assert distributed["valence_std"][:31] == [1] * 30 + [2]
         assert distributed.info.description == "DEAM; labels as distributed"
-        with pytest.raises(ValueError, match="'repaired' or 'distributed', got 'fixed'"):
+        with pytest.raises(ValueError, match="'distributed' or 'dynamic', got 'fixed'"):
             load_songs(root, labels="fixed")
 
     def test_nothing_to_repair(self, root):
@@ -203,7 +203,11 @@ class TestLoadDeam:
 
     def test_id_lists(self, root, tmp_path):
         write_split({"train": [2, 3], "validation": [13], "test": [22, 1501]}, tmp_path / "mine")
-        splits = load_deam(root, split=tmp_path / "mine", labels="distributed")
+        with pytest.raises(
+            SplitError, match=r"2 of 3 validation and test songs share an artist.*--group_by_artist false"
+        ):
+            load_deam(root, split=tmp_path / "mine")
+        splits = load_deam(root, split=tmp_path / "mine", labels="distributed", group_by_artist=False)
         assert [splits[name]["song_id"][:] for name in SPLIT_NAMES] == [[2, 3], [13], [22, 1501]]
         assert splits["train"].info.description == (
             "DEAM; labels as distributed; split by the id lists in mine; "
@@ -232,7 +236,7 @@ class TestLoadDeam:
         for song_id in read_static(DEAM).index:
             (tmp_path / "audio" / f"{song_id}.mp3").touch()
         start = time.perf_counter()
-        splits = load_deam(tmp_path, split=DEAM / "splits" / "music2emo")
+        splits = load_deam(tmp_path, split=DEAM / "splits" / "music2emo", group_by_artist=False)
         assert time.perf_counter() - start < 5
         assert [len(splits[name]) for name in SPLIT_NAMES] == [1261, 271, 270]
         assert "exchanged back in 744 rows" in splits["test"].info.description

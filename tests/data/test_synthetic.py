@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from emotion_ft.config import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, window_rng, with_transform
 from emotion_ft.data.deam import load_deam
+from emotion_ft.data.songs import labels_of
 from emotion_ft.data.synthetic import (
     JITTER,
     KEY,
@@ -23,7 +24,6 @@ from emotion_ft.data.synthetic import (
 )
 from emotion_ft.inference import predict_songs
 from emotion_ft.modeling import MelGanConfig, MelGenerator
-from emotion_ft.training.baselines import labels_of
 from emotion_ft.training.trainer import EmotionTrainer
 
 MASKS = SpecAugmentConfig()

@@ -2,8 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.svm import SVR
 
-from emotion_ft.training.baselines import labels_of, mean_baseline, mel_statistics, ridge_baseline
+from emotion_ft.data.songs import labels_of
+from emotion_ft.training.baselines import baseline_predictions, mel_statistics
 from emotion_ft.training.metrics import score
 
 MELS = 16
@@ -31,7 +34,7 @@ def collection(seed, songs=60, gain=0.0):
 
 def test_mean_is_of_the_training_songs():
     train, test = collection(0), collection(1, songs=7)
-    assert mean_baseline(train, test) == pytest.approx(np.tile(labels_of(train).mean(0), (7, 1)))
+    assert baseline_predictions(train, test, MELS)["mean"] == pytest.approx(np.tile(labels_of(train).mean(0), (7, 1)))
 
 
 def test_statistics_do_not_hear_the_gain():
@@ -40,16 +43,36 @@ def test_statistics_do_not_hear_the_gain():
     assert quiet == pytest.approx(loud, abs=0.01)  # float16
 
 
-def test_ridge_learns_what_the_statistics_tell():
+@pytest.mark.parametrize("name", ["ridge", "svr"])
+def test_regressions_learn_what_the_statistics_tell(name):
     train, test = collection(0, songs=200), collection(1)
-    results = score(ridge_baseline(train, test, MELS), labels_of(test))
+    results = score(baseline_predictions(train, test, MELS)[name], labels_of(test))
     # Valence over arousal, all that standardisation leaves, tells each of them in part.
     assert results["valence_r2"] > 0.3 and results["arousal_r2"] > 0.3
 
 
-def test_ridge_never_sees_the_test_labels():
+def test_svr_is_scikit_learns():
     train, test = collection(0), collection(1)
-    expected = ridge_baseline(train, test, MELS)
+    learnt, asked = (mel_statistics(songs, MELS) for songs in (train, test))
+    mean, deviation = learnt.mean(0), learnt.std(0)
+    expected = [
+        max(
+            (SVR(C=c, epsilon=0.1) for c in (0.3, 1, 3, 10)),
+            key=lambda machine: cross_val_score(
+                machine, (learnt - mean) / deviation, labels, cv=KFold(3, shuffle=True, random_state=0)
+            ).mean(),
+        )
+        .fit((learnt - mean) / deviation, labels)
+        .predict((asked - mean) / deviation)
+        for labels in labels_of(train).T
+    ]
+    assert baseline_predictions(train, test, MELS)["svr"] == pytest.approx(np.stack(expected, 1), abs=1e-6)
+
+
+def test_no_baseline_sees_the_test_labels():
+    train, test = collection(0), collection(1)
+    expected = baseline_predictions(train, test, MELS)
     shuffled = test.remove_columns(["valence", "arousal"])
     shuffled = shuffled.add_column("valence", [5.0] * 60).add_column("arousal", [5.0] * 60)
-    assert np.array_equal(ridge_baseline(train, shuffled, MELS), expected)
+    for name, predictions in baseline_predictions(train, shuffled, MELS).items():
+        assert np.array_equal(predictions, expected[name])

@@ -14,11 +14,11 @@ from emotion_ft.config import ConfigError
 from emotion_ft.config_parser import parse_config
 from emotion_ft.data.augment import TrainingTransform, with_transform
 from emotion_ft.data.features import FRONT_END_SETTINGS
+from emotion_ft.data.songs import labels_of
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, read_split, write_split
 from emotion_ft.data.synthetic import SyntheticTransform
 from emotion_ft.errors import UsageError
 from emotion_ft.modeling import MelDiscriminator, MelGanConfig, MelGenerator
-from emotion_ft.training.baselines import labels_of
 from emotion_ft.training.experiment import build_extractor, save_inputs
 from emotion_ft.training.gan_inputs import (
     GAN_STATE_NAME,

@@ -99,13 +99,13 @@ class TestFitting:
         assert torch.equal(trained.band_std, untrained.band_std)
 
     def test_every_epoch_takes_every_song_once_in_another_order(self, fit, songs, monkeypatch):
-        seen, epochs, cut = [], [], TrainingTransform.cut
+        seen, epochs, example = [], [], TrainingTransform.example
 
-        def watched(transform, song_id, log_mel):
-            seen.append(song_id), epochs.append(int(transform._epoch))
-            return cut(transform, song_id, log_mel)
+        def watched(transform, row):
+            seen.append(row["song_id"]), epochs.append(int(transform._epoch))
+            return example(transform, row)
 
-        monkeypatch.setattr(TrainingTransform, "cut", watched)
+        monkeypatch.setattr(TrainingTransform, "example", watched)
         fit(steps=6, batch_size=8)
         orders = [seen[start : start + 16] for start in (0, 16, 32)]
         assert [sorted(order) for order in orders] == [sorted(songs["song_id"])] * 3

@@ -1,0 +1,99 @@
+"""What must not cross from training to evaluation: a song, an artist, a song under another name, a fake."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from .splits import COLLECTION, SPLIT_NAMES, SplitError, Splits, first_ids, shared_artists
+
+SAME_LABELS = 0.02
+"""How far labels on 1-9 may differ by the rounding of two files, to count as the same."""
+
+
+def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
+    """Raise a `SplitError` if `what` was trained on songs that are not among the training songs of `splits`."""
+    trained_on = set(trained_on)
+    for name in ("validation", "test"):
+        if leaked := sorted(trained_on & set(splits[name])):
+            raise SplitError(
+                f"{what} was trained on {len(leaked)} of the {len(splits[name])} {name} songs: {first_ids(leaked)}. "
+                "Scores on them would say nothing; use the split that it was trained with, or train it anew."
+            )
+    if others := sorted(trained_on - set(splits["train"])):
+        raise SplitError(
+            f"{what} was trained on {len(others)} songs that are not among the {len(splits['train'])} training songs "
+            f"here: {first_ids(others)}. They may share artists with held-out songs; train it on these songs."
+        )
+
+
+def refuse_crossing(splits: Splits, groups: Mapping[int, str] | None = None) -> None:
+    """Raise a `SplitError` if a song is on two sides, or a group of `groups` (an artist) in train and held out."""
+    for index, name in enumerate(SPLIT_NAMES):
+        for other in SPLIT_NAMES[index + 1 :]:
+            if crossing := sorted(set(splits[name]) & set(splits[other])):
+                raise SplitError(f"{len(crossing)} songs are in {name} and in {other}: {first_ids(crossing)}")
+    if groups and (crossing := shared_artists(splits, groups)):
+        held_out = len(splits["validation"]) + len(splits["test"])
+        raise SplitError(
+            f"{len(crossing)} of {held_out} validation and test songs share an artist with train: "
+            f"{first_ids(crossing)}. Use a split that keeps artists apart, or accept it with --group_by_artist false; "
+            "every result will then say so."
+        )
+
+
+def refuse_leaks(songs: DatasetDict, group_by_artist: bool) -> None:
+    """The last look before training: raise a `SplitError` for anything that crosses, or a fake in evaluation.
+
+    Args:
+        songs: `train`, `validation` and `test`, as they are about to be used.
+        group_by_artist: whether an artist's songs have to be on one side.
+    """
+    for name in ("validation", "test"):
+        if fakes := sum(songs[name]["synthetic"]):
+            raise SplitError(f"{fakes} of {len(songs[name])} {name} songs are synthetic; scores are of real songs")
+    artists = {}
+    for side in songs.values():
+        artists |= {key: name for key, name in zip(side["song_id"], side["artist"], strict=True) if name}
+    refuse_crossing({name: songs[name]["song_id"][:] for name in SPLIT_NAMES}, artists if group_by_artist else None)
+
+
+def refuse_same_songs(songs: Dataset, others: Dataset, what: str) -> None:
+    """Raise a `SplitError` if songs of one collection are songs of another.
+
+    They are where an id is the same; and where the numbers under which their own collections know them are the same
+    and most of these songs also carry the same labels, in order or with valence and arousal exchanged. EmoMusic is
+    such a collection: its 744 songs are DEAM's, with DEAM's numbers, under labels that DEAM distributes exchanged.
+
+    Args:
+        songs, others: with `song_id`, `source`, `valence` and `arousal`.
+        what: what is being done with `songs`, for the message: "evaluated with a model of ...".
+    """
+    name, other = songs["source"][0], others["source"][0]
+    if same := sorted(set(songs["song_id"]) & set(others["song_id"])):
+        raise SplitError(
+            f"{len(same)} of {len(songs)} songs of {name}, {what}, are the same songs as in {other}: {first_ids(same)}"
+        )
+    ours, theirs = _by_number(songs), _by_number(others)
+    common = sorted(ours.keys() & theirs.keys())
+    if len(common) < 10:
+        return
+    labels = np.array([ours[key] for key in common])
+    reference = np.array([theirs[key] for key in common])
+    alike = [np.abs(labels - order).max(1) <= SAME_LABELS for order in (reference, reference[:, ::-1])]
+    same = alike[0] | alike[1]
+    if same.mean() > 0.5:
+        numbers = [key for key, hit in zip(common, same, strict=True) if hit]
+        raise SplitError(
+            f"{len(numbers)} of {len(songs)} songs of {name}, {what}, are songs of {other}: they have the same "
+            f"numbers and labels ({int(alike[1].sum())} with valence and arousal exchanged): {first_ids(numbers)}. "
+            "Scores on songs that were trained on would say nothing."
+        )
+
+
+def _by_number(songs: Dataset) -> dict[int, tuple[float, float]]:
+    """Labels by the number that a song has in its own collection."""
+    return {
+        key % COLLECTION: (valence, arousal)
+        for key, valence, arousal in zip(songs["song_id"], songs["valence"], songs["arousal"], strict=True)
+    }

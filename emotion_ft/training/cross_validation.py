@@ -1,0 +1,135 @@
+"""k-fold cross-validation: a run a fold, each song a test song once, and the pooled predictions of all folds."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import PartialState
+from datasets import Dataset
+
+from ..config import Config
+from ..data.songs import artists_of, grouping
+from ..data.splits import Splits, k_folds
+from ..errors import UsageError
+from . import report
+from .curves import read_curve_scores
+from .experiment import RESULTS_NAME, SPLITS_NAME, last_checkpoint
+from .metrics import DIMENSIONS
+from .scores import artist_of_song, references, score_with_intervals, system_predictions
+
+NOTE_NAME = "cross_validation.json"
+
+
+def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits], str]:
+    """The splits of all folds (see `splits.k_folds`), and the name of the protocol.
+
+    Raises:
+        UsageError: when the configuration names a split.
+        SplitError: for fewer artists (or songs, when they are not kept apart by artist) than folds.
+    """
+    data, seed = config.data, config.training.seed
+    if data.split != "random":
+        raise UsageError(f"cross-validation draws its own folds: leave out --split {data.split}.")
+    artists = artists_of(songs)
+    groups = artists if data.group_by_artist else None
+    splits = k_folds(songs["song_id"][:], groups, folds, seed, data.validation_fraction)
+    kind = "artist-grouped" if data.group_by_artist else "song-level"
+    protocol = f"{kind} {folds}-fold cross-validation, {data.validation_fraction:g} validation, "
+    return splits, f"{protocol}{grouping(artists, len(songs), data.group_by_artist)}, seed {seed}"
+
+
+def fold_folder(folder: str | Path, fold: int) -> Path:
+    """Where a fold's run lies."""
+    return Path(folder, f"fold-{fold}")
+
+
+def settle(config: Config, folder: Path, protocol: str) -> None:
+    """Make the folder, and note in it what the folds are made of.
+
+    Raises:
+        UsageError: when it holds folds of other settings and `overwrite_output_dir` is not set, or a run of its own.
+    """
+    with PartialState().main_process_first():
+        if not PartialState().is_main_process:
+            return
+        note = folder / NOTE_NAME
+        if not note.is_file() and ((folder / RESULTS_NAME).is_file() or last_checkpoint(folder)):
+            raise UsageError(f"'{folder}' holds a run and no cross-validation: choose another --output.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = config.save(folder)
+        settings = {"protocol": protocol, "config": path.read_text()}
+        if note.is_file() and not config.training.overwrite_output_dir:
+            found = json.loads(note.read_text())
+            if found != settings:
+                (folder / "config.yaml").write_text(found["config"])
+                lines = [set(text.splitlines()) for text in (settings["config"], found["config"])]
+                changes = [f"'{line.strip()}' here" for line in sorted(lines[0] - lines[1])]
+                changes += [f"'{line.strip()}' there" for line in sorted(lines[1] - lines[0])]
+                raise UsageError(
+                    f"'{folder}' holds folds of {found['protocol']} with other settings ({', '.join(changes[:6])}): "
+                    "--overwrite_output_dir to start anew, or another --output."
+                )
+        note.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def fold_config(config: Config, folder: Path, fold: int) -> Config:
+    """The configuration of one fold's run; it goes on from the fold's last checkpoint, if there is one."""
+    ours = copy.deepcopy(config)
+    place = fold_folder(folder, fold)
+    ours.training.output_dir = str(place)
+    ours.data.split = str(place / SPLITS_NAME)
+    going_on = last_checkpoint(place) is not None and not config.training.overwrite_output_dir
+    ours.training.resume_from_checkpoint = "last" if going_on else None
+    ours.training.overwrite_output_dir = not going_on
+    return ours
+
+
+def finished(folder: Path, fold: int) -> bool:
+    """Whether a fold has been scored."""
+    return (fold_folder(folder, fold) / RESULTS_NAME).is_file()
+
+
+def pool(folder: Path, folds: int) -> pd.DataFrame:
+    """The out-of-fold predictions of all songs, with their `fold`: `scores.predictions_table` of every fold."""
+    tables = [
+        pd.read_csv(fold_folder(folder, fold) / report.PREDICTIONS_NAME).assign(fold=fold) for fold in range(folds)
+    ]
+    return pd.concat(tables, ignore_index=True).sort_values("song_id", ignore_index=True)
+
+
+def score_folds(table: pd.DataFrame) -> pd.DataFrame:
+    """The model's scores in each fold, a row a fold; columns as `scores.score_systems`."""
+    rows = {
+        f"fold {fold}": score_with_intervals(system_predictions(rows, "model"), references(rows), artist_of_song(rows))
+        for fold, rows in table.groupby("fold")
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def pooled_results(folder: Path, folds: int) -> dict[str, float]:
+    """What the folds say beside their predictions: coverage over all songs, and the mean over folds of the rest."""
+    results = [json.loads((fold_folder(folder, fold) / RESULTS_NAME).read_text()) for fold in range(folds)]
+    songs = [result["test_songs"] for result in results]
+    pooled = {
+        "test_songs": sum(songs),
+        "synthetic_windows": max(result["synthetic_windows"] for result in results),
+        "bad_files": results[0]["bad_files"],
+        "train_runtime": sum(result["train_runtime"] for result in results),
+        "epochs": float(np.mean([result["epochs"] for result in results])),
+    }
+    if all("interval_level" in result for result in results):
+        pooled["interval_level"] = results[0]["interval_level"]
+        for dimension in DIMENSIONS:
+            halfwidths = [result[f"interval_{dimension}"] for result in results]
+            shares = [result[f"test_{dimension}_coverage"] for result in results]
+            pooled[f"interval_{dimension}"] = float(np.mean(halfwidths))
+            pooled[f"test_{dimension}_coverage"] = float(np.average(shares, weights=songs))
+    return pooled
+
+
+def mean_curve_scores(folder: Path, folds: int) -> pd.DataFrame | None:
+    """The scores of curves, mean over folds; None where no curves were trained on."""
+    tables = [read_curve_scores(fold_folder(folder, fold)) for fold in range(folds)]
+    return None if tables[0] is None else sum(tables) / folds

@@ -1,0 +1,84 @@
+"""Emotion over time, measured: predictions at every annotated half second against the annotators' mean curves."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from .metrics import DIMENSIONS, concordance_correlation, pearson_r
+from .report import CURVE_SCORES_NAME
+
+METRICS = ("rmse", "r", "ccc")
+ROWS = {
+    "windows": "all windows of all songs together",
+    "windows by song": "each song's windows, mean over songs (as MediaEval 2015)",
+    "songs": "the means of the curves, a song each",
+}
+
+
+def annotated_curves(songs: Dataset) -> list[np.ndarray]:
+    """The annotated curves of each song, (values, 2) valence and arousal in [-1, 1]."""
+    pairs = zip(songs["curve_valence"], songs["curve_arousal"], strict=True)
+    return [np.array([valence, arousal], dtype=np.float64).T for valence, arousal in pairs]
+
+
+def score_curves(predictions: list[np.ndarray], references: list[np.ndarray]) -> pd.DataFrame:
+    """Score predicted curves in three ways (see `ROWS`).
+
+    MediaEval 2015's Emotion in Music task ranked systems by the RMSE, then by r, of each test song's 2 Hz curve,
+    averaged over the songs (Aljanaki, Yang & Soleymani 2015, "Emotion in Music Task at MediaEval 2015"), in [-1, 1]
+    as here.
+
+    Args:
+        predictions, references: an array a song, (values, 2) valence and arousal in [-1, 1].
+
+    Returns:
+        A row a way; columns `valence_rmse`, `valence_r`, `valence_ccc` and the same of arousal. r and CCC of a
+        constant curve count as 0.
+
+    Raises:
+        ValueError: for no songs, or curves of different lengths.
+    """
+    if not references or [np.shape(p) for p in predictions] != [np.shape(r) for r in references]:
+        raise ValueError("expected a predicted curve as long as the annotated one for each song")
+    means = [np.stack([curve.mean(0) for curve in curves]) for curves in (predictions, references)]
+    by_song = [_score(p, r) for p, r in zip(predictions, references, strict=True)]
+    rows = {
+        "windows": _score(np.concatenate(predictions), np.concatenate(references)),
+        "windows by song": pd.DataFrame(by_song).mean().to_dict(),
+        "songs": _score(*means),
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("scored")
+
+
+def _score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    scores = {}
+    for column, dimension in enumerate(DIMENSIONS):
+        p, r = predictions[:, column], references[:, column]
+        scores[f"{dimension}_rmse"] = float(np.sqrt(np.mean(np.square(p - r))))
+        scores[f"{dimension}_r"] = pearson_r(p, r) if len(p) > 1 else 0.0
+        scores[f"{dimension}_ccc"] = concordance_correlation(p, r)
+    return scores
+
+
+def flat(scores: pd.DataFrame) -> dict[str, float]:
+    """Scores by name, for `all_results.json`: `test_windows_valence_rmse` and so on."""
+    return {
+        f"test_{way.replace(' ', '_')}_{key}": float(value)
+        for way, row in scores.iterrows()
+        for key, value in row.items()
+    }
+
+
+def text_table(scores: pd.DataFrame) -> str:
+    """For a terminal."""
+    titles = {f"{d}_{m}": f"{d[0].upper()} {m if m == 'r' else m.upper()}" for d in DIMENSIONS for m in METRICS}
+    table = scores.rename(columns=titles, index=ROWS).rename_axis(None)
+    return f"curves at 2 Hz, in [-1, 1]:\n{table.to_string(float_format='{:.3f}'.format)}"
+
+
+def read_curve_scores(folder: str | Path) -> pd.DataFrame | None:
+    """The scores that a run has left in its folder; None where it has left none."""
+    path = Path(folder, CURVE_SCORES_NAME)
+    return pd.read_csv(path, index_col="scored") if path.is_file() else None

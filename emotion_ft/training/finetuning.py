@@ -1,0 +1,153 @@
+"""One fine-tuning run: training, the single look at the test songs, tables and plots."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from transformers import TrainerState
+
+from ..config import Config
+from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
+from ..data.features import BadFile
+from ..data.leaks import refuse_leaks
+from ..data.songs import labels_of
+from ..data.targets import AgreementTarget, CurveTarget, SongTarget
+from ..inference import predict_curves
+from ..modeling import ASTEmotionFeatureExtractor
+from ..scale import from_unit
+from . import curves, experiment, report, song_plots
+from .baselines import baseline_predictions
+from .gan_inputs import mix_synthetic
+from .intervals import conformal_halfwidths, coverage
+from .metrics import DIMENSIONS
+from .scores import flat, predictions_table, score_systems, system_predictions
+from .trainer import EmotionTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class Finished(NamedTuple):
+    """What a run says of its test songs: a row a song, the scores, the scores of its curves, and all results."""
+
+    predictions: pd.DataFrame
+    scores: pd.DataFrame
+    curve_scores: pd.DataFrame | None
+    results: dict
+
+
+def finetune(
+    config: Config,
+    extractor: ASTEmotionFeatureExtractor,
+    songs: DatasetDict,
+    bad_files: list[BadFile],
+    checkpoint: str | None = None,
+) -> Finished | None:
+    """Fine-tune on `songs["train"]`, select on `songs["validation"]`, score `songs["test"]` once.
+
+    Args:
+        config: with the output folder, which `experiment.prepare_output_dir` has prepared.
+        extractor: the front end of the songs' log-mels.
+        songs: as `experiment.store_features` returns them; the test split's description names the protocol.
+        bad_files: what was left out.
+        checkpoint: to resume from.
+
+    Returns:
+        The outcome, for the card and for `all_results.json`, which marks the run as finished; None on processes other
+        than the first.
+
+    Raises:
+        SplitError: when a song, an artist or a synthetic window crosses into evaluation.
+    """
+    training, folder = config.training, config.training.output_dir
+    refuse_leaks(songs, config.data.group_by_artist)
+    train = _training_windows(config, extractor, songs)
+    trainer = EmotionTrainer(
+        model=experiment.build_model(config, extractor),
+        args=training,
+        train_dataset=train,
+        eval_dataset=with_transform(songs["validation"], EvaluationTransform(extractor)),
+        processing_class=extractor,
+    )
+    if trainer.is_world_process_zero():
+        experiment.save_inputs(config, songs, bad_files)
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    validation = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
+    try:
+        halfwidths = conformal_halfwidths(
+            from_unit(validation.predictions), labels_of(songs["validation"]), training.interval_level
+        )
+    except ValueError as error:
+        logger.warning("no prediction intervals: %s", error)
+        halfwidths = None
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    model.config.interval_halfwidths = None if halfwidths is None else halfwidths.tolist()
+    model.config.interval_level = training.interval_level
+    trainer.save_model()
+    output = trainer.predict(with_transform(songs["test"], EvaluationTransform(extractor)), metric_key_prefix="test")
+    if not trainer.is_world_process_zero():
+        return None
+
+    systems = {"model": from_unit(output.predictions)}
+    systems |= baseline_predictions(songs["train"], songs["test"], extractor.num_mel_bins)
+    table = predictions_table(songs["test"], systems)
+    scores = score_systems(table, config.data.labels)
+    curve_scores = None
+    if config.data.labels == "dynamic":
+        predicted = predict_curves(model, extractor, songs["test"], training.per_device_eval_batch_size * 4)
+        curve_scores = curves.score_curves(predicted, curves.annotated_curves(songs["test"]))
+    results = {
+        "protocol": songs["test"].info.description,
+        "labels": config.data.labels,
+        **{f"{name}_songs": len(split) for name, split in songs.items()},
+        "synthetic_windows": len(train) - len(songs["train"]),
+        "bad_files": len(bad_files),
+        "epochs": trainer.state.epoch,
+        "train_runtime": outcome.metrics["train_runtime"],
+        "train_loss": outcome.training_loss,
+        "validation_mean_ccc": validation.metrics["validation_mean_ccc"],
+        **flat(scores),
+    }
+    if halfwidths is not None:
+        held = coverage(system_predictions(table, "model"), labels_of(songs["test"]), halfwidths)
+        results["interval_level"] = training.interval_level
+        for dimension, halfwidth, share in zip(DIMENSIONS, halfwidths, held, strict=True):
+            results |= {f"interval_{dimension}": float(halfwidth), f"test_{dimension}_coverage": float(share)}
+    if curve_scores is not None:
+        results |= curves.flat(curve_scores)
+    finished = Finished(table, scores, curve_scores, results)
+    _write(folder, finished, trainer.state, songs["test"], extractor, config)
+    return finished
+
+
+def _training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict) -> Dataset:
+    """The training songs as the trainer takes them."""
+    if config.synthetic.gan:
+        return mix_synthetic(config, songs, extractor)
+    if config.data.labels == "dynamic":
+        target = CurveTarget()
+    elif config.data.label_weights == "agreement":
+        target = AgreementTarget(songs["train"])
+    else:
+        target = SongTarget()
+    transform = TrainingTransform(extractor, config.spec_augment, config.training.seed, target)
+    return with_transform(songs["train"], transform)
+
+
+def _write(
+    folder: str | Path,
+    finished: Finished,
+    state: TrainerState,
+    test: Dataset,
+    extractor: ASTEmotionFeatureExtractor,
+    config: Config,
+) -> None:
+    """Tables and plots beside the model."""
+    table, scores, curve_scores, results = finished
+    report.write_table(folder, report.PREDICTIONS_NAME, table)
+    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+    if curve_scores is not None:
+        report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
+    report.plot_learning_curve(folder, state, config.training.unfreeze_at)
+    song_plots.plot_held_out(folder, table, scores, results["protocol"], test, extractor)

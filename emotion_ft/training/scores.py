@@ -1,0 +1,124 @@
+"""From what was predicted to what is reported: every system, against every treatment of the labels, with intervals."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from ..data.annotations import RATERS
+from .ceiling import noise_ceiling
+from .intervals import bootstrap_scores
+from .metrics import DIMENSIONS, METRICS, score
+
+SYSTEMS = {"model": "predicted", "ridge": "ridge", "svr": "svr", "mean": "mean"}
+"""Rows of a table, and how the columns of `predictions.csv` begin that hold them."""
+CEILING = "ceiling"
+KEYS = [f"{dimension}_{metric}" for dimension in (*DIMENSIONS, "mean") for metric in METRICS]
+
+
+def songs_table(songs: Dataset) -> pd.DataFrame:
+    """A row a song: id, source, name of its audio file, artist, labels on 1-9, their deviations, `exchanged`."""
+    table = songs.select_columns(["song_id", "source", "artist", "valence", "arousal"]).to_pandas()
+    table.insert(2, "audio", [Path(audio["path"]).name for audio in songs["audio"]])
+    for name in ("valence_std", "arousal_std", "raters"):
+        table[name] = np.array(songs[name], dtype=np.float64)
+    return table.assign(exchanged=songs["exchanged"][:])
+
+
+def predictions_table(songs: Dataset, systems: dict[str, np.ndarray]) -> pd.DataFrame:
+    """`songs_table` and what each of `SYSTEMS` says of these songs, (songs, 2) on 1-9."""
+    columns = {
+        f"{SYSTEMS[name]}_{dimension}": values[:, column]
+        for name, values in systems.items()
+        for column, dimension in enumerate(DIMENSIONS)
+    }
+    return songs_table(songs).assign(**columns)
+
+
+def system_predictions(table: pd.DataFrame, system: str) -> np.ndarray:
+    """(songs, 2), on 1-9, of a table of predictions."""
+    return table[[f"{SYSTEMS[system]}_{dimension}" for dimension in DIMENSIONS]].to_numpy(np.float64)
+
+
+def references(table: pd.DataFrame, other_treatment: bool = False) -> np.ndarray:
+    """(songs, 2) labels on 1-9 of a table of songs; see `data.songs.labels_of`."""
+    labels = table[list(DIMENSIONS)].to_numpy(np.float64, copy=True)
+    if other_treatment:
+        exchanged = table["exchanged"].to_numpy(bool)
+        labels[exchanged] = labels[exchanged][:, ::-1]
+    return labels
+
+
+def artist_of_song(table: pd.DataFrame) -> list[str]:
+    """What intervals are resampled over: the artist, or the song where the artist is not known."""
+    return [
+        f"song {song_id}" if pd.isna(artist) or not artist else " ".join(artist.split()).casefold()
+        for song_id, artist in zip(table["song_id"], table["artist"], strict=True)
+    ]
+
+
+def score_systems(table: pd.DataFrame, labels: str, resamples: int = 1000) -> pd.DataFrame:
+    """Score every system of a table of predictions.
+
+    Args:
+        table: of `predictions_table`.
+        labels: the treatment of the table's labels: "repaired", "distributed" or "dynamic".
+        resamples: of the bootstrap over artists; songs of unknown artists are drawn alone.
+
+    Returns:
+        A row for each treatment of the labels and system, and "ceiling", what a predictor of the true emotions would
+        score against the mean of a few raters (see `ceiling`). Where songs are `exchanged`, the systems are scored
+        against the other treatment too. Columns: the keys of `metrics.score`, and these with `_low` and `_high`, the
+        bootstrap 95 % interval.
+    """
+    clusters = artist_of_song(table)
+    treatments = [(labels, False)]
+    if table["exchanged"].any():
+        treatments.append(({"repaired": "distributed", "distributed": "repaired"}[labels], True))
+    rows = {}
+    for treatment, other in treatments:
+        truth = references(table, other)
+        for system in SYSTEMS:
+            if f"{SYSTEMS[system]}_valence" in table:
+                predictions = system_predictions(table, system)
+                rows[treatment, system] = score_with_intervals(predictions, truth, clusters, resamples)
+        deviations = table[["valence_std", "arousal_std"]].to_numpy(np.float64)
+        if not np.isnan(deviations).all(axis=0).any() and not other:
+            raters = table[["raters"]].fillna(RATERS).to_numpy(np.float64)
+            rows[treatment, CEILING] = noise_ceiling(truth, deviations, raters, ddof=0)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["labels", "system"])
+
+
+def score_with_intervals(
+    predictions: np.ndarray, truth: np.ndarray, clusters: list[str], resamples: int = 1000
+) -> dict[str, float]:
+    """`metrics.score`, and its bootstrap 95 % intervals over clusters as `<key>_low` and `<key>_high`."""
+    row = score(predictions, truth)
+    for key, (low, high) in bootstrap_scores(predictions, truth, clusters, resamples).items():
+        row |= {f"{key}_low": low, f"{key}_high": high}
+    return row
+
+
+def flat(scores: pd.DataFrame) -> dict[str, float | list[float]]:
+    """Scores by name, for `all_results.json`.
+
+    `test_*` is the model, `baseline_<system>_*` the others, `ceiling_*` the raters' noise; `<treatment>_` stands
+    before those against the other treatment of the labels; `*_interval` is the model's bootstrap interval.
+    """
+    first = scores.index[0][0]
+    results = {}
+    for (treatment, system), row in scores.iterrows():
+        prefix = {"model": "test", CEILING: "ceiling"}.get(system, f"baseline_{system}")
+        prefix = prefix if treatment == first else f"{treatment}_{prefix}"
+        results |= {f"{prefix}_{key}": float(row[key]) for key in KEYS}
+        if system == "model":
+            results |= {
+                f"{prefix}_{key}_interval": [float(row[f"{key}_low"]), float(row[f"{key}_high"])] for key in KEYS
+            }
+    return results
+
+
+def mislabelled(table: pd.DataFrame) -> dict[str, float] | None:
+    """What a perfect predictor of these labels scores against their other treatment; None where there is none."""
+    return score(references(table), references(table, True)) if table["exchanged"].any() else None

@@ -1,0 +1,109 @@
+"""Fine-tune once a fold, so that every song is held out once, and score the pooled predictions.
+
+    accelerate launch recipes/cross_validate.py recipes/configs/deam.yaml --folds 5 [--flag value ...]
+
+An artist's songs are in one fold, or with --group_by_artist false each song is dealt by itself. Log-mels are stored
+once for all folds. Finished folds are kept and a killed one goes on, so the same command resumes; --fold K runs only
+that fold, for several machines or GPUs side by side on one --output, and whoever comes last gets the table. Flags that
+are not listed here are those of finetune.py.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("config", help="YAML file, as for finetune.py")
+    parser.add_argument("--folds", type=int, default=5, help="how many (default: 5)")
+    parser.add_argument("--fold", type=int, nargs="+", help="run only these, counted from 0 (default: all)")
+    parser.add_argument("--output", help="default: the configuration's output_dir with -cv at its end")
+    arguments, flags = parser.parse_known_args()
+    if any(not 0 <= fold < arguments.folds for fold in arguments.fold or []):
+        parser.error(f"--fold must lie in 0 to {arguments.folds - 1}")
+    return arguments, flags
+
+
+def main() -> None:
+    arguments, flags = parse_arguments()
+    sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+    import logging
+
+    from datasets import DatasetDict
+    from transformers.utils.logging import disable_progress_bar
+
+    from emotion_ft.config_parser import parse_config
+    from emotion_ft.data.songs import select_splits
+    from emotion_ft.hub import write_model_card
+    from emotion_ft.training import cross_validation, curves, experiment, report, song_plots
+    from emotion_ft.training.finetuning import finetune
+    from emotion_ft.training.scores import flat, score_systems
+
+    config = parse_config([arguments.config, *flags], description=__doc__)
+    training, folds = config.training, arguments.folds
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
+    logging.captureWarnings(True)
+    disable_progress_bar()
+    extractor = experiment.build_extractor(config)
+    songs = experiment.load_all(config.data)
+    splits, protocol = cross_validation.draw_folds(songs, config, folds)
+    folder = Path(arguments.output or f"{training.output_dir}-cv")
+    cross_validation.settle(config, folder, protocol)
+    stored, bad_files = experiment.store_features(DatasetDict({"all": songs}), extractor, config.data)
+    songs, there = stored["all"], set(stored["all"]["song_id"])
+
+    anew = training.overwrite_output_dir
+    for fold in arguments.fold or range(folds):
+        if cross_validation.finished(folder, fold) and not anew:
+            continue
+        sides = {name: [song_id for song_id in ids if song_id in there] for name, ids in splits[fold].items()}
+        ours = cross_validation.fold_config(config, folder, fold)
+        logging.info("fold %d of %d", fold, folds)
+        checkpoint = experiment.prepare_output_dir(ours.training)
+        experiment.make_deterministic(training)
+        parts = select_splits(songs, sides, f"{protocol}, fold {fold}")
+        if run := finetune(ours, extractor, parts, bad_files, checkpoint):
+            place = ours.training.output_dir
+            write_model_card(place, run.results, run.scores, run.curve_scores)
+            report.write_results(place, run.results)
+    if training.process_index:
+        return
+    if missing := [fold for fold in range(folds) if not cross_validation.finished(folder, fold)]:
+        print(f"\nfolds {', '.join(map(str, missing))} of {folds} are still to come, in {folder}")
+        return
+
+    experiment.write_audit(folder, config.data)
+    table = cross_validation.pool(folder, folds)
+    scores, fold_scores = score_systems(table, config.data.labels), cross_validation.score_folds(table)
+    protocol = f"{songs.info.description}; {protocol}"
+    results = {"protocol": protocol, "labels": config.data.labels, "folds": folds}
+    results |= {**cross_validation.pooled_results(folder, folds), **flat(scores)}
+    report.write_table(folder, report.PREDICTIONS_NAME, table)
+    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+    report.write_table(folder, report.FOLD_SCORES_NAME, fold_scores.rename_axis("fold").reset_index())
+    song_plots.plot_held_out(folder, table, scores, protocol, songs, extractor)
+    curve_scores = cross_validation.mean_curve_scores(folder, folds)
+    if curve_scores is not None:
+        report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
+    report.write_results(folder, results)
+    print(f"\n{protocol}\n{len(table)} out-of-fold songs; ", end="")
+    report.print_scores(scores, fold_scores)
+    if curve_scores is not None:
+        print(f"\nmean over folds, {curves.text_table(curve_scores)}")
+    if "interval_level" in results:
+        print(f"\n{report.interval_line(results)}")
+    print(f"\nFolds, numbers and plots: {folder}; python recipes/report.py {folder} makes a page of them")
+
+
+if __name__ == "__main__":
+    from emotion_ft.errors import UsageError
+
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"cross_validate: {error}")
+    except KeyboardInterrupt:
+        sys.exit("cross_validate: interrupted; the same command goes on")
