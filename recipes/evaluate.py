@@ -1,9 +1,11 @@
-"""Measure a trained model on annotated songs.
+"""Measure a trained model on annotated songs: those that it has never seen, or those of another collection.
 
-    python recipes/evaluate.py --model DIR --data_root DIR [--songs test] [--output results.json]
+    python recipes/evaluate.py --model DIR --data_root DEAM [--songs test] [--curves] [--output results.json]
+    python recipes/evaluate.py --model DIR --collection recipes/configs/pmemo.yaml --data_root PMEmo
 
 With the split that is saved beside the model, `--songs test` are the songs that it has never seen. The labels are
-treated as in training unless --labels says otherwise; both are named above the table.
+treated as in training unless --labels says otherwise; both are named above the table. A collection is tested on as a
+whole; one that holds songs that the model was trained on is refused.
 """
 
 import argparse
@@ -14,14 +16,20 @@ from pathlib import Path
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a trained model, with its config.yaml")
-    parser.add_argument("--data_root", required=True, help="folder with the songs and their annotations")
+    parser.add_argument("--data_root", help="folder with the songs and their annotations")
+    parser.add_argument("--collection", help="YAML file of another collection, whose paths --data_root may set")
     parser.add_argument("--songs", choices=["test", "validation", "train"], default="test", help="default: test")
-    parser.add_argument("--labels", choices=["repaired", "distributed"], help="default: as the model was trained")
+    parser.add_argument(
+        "--labels", choices=["repaired", "distributed", "dynamic"], help="default: as the model was trained"
+    )
     parser.add_argument("--split", help="another folder of id lists than the model's own")
+    parser.add_argument("--curves", action="store_true", help="also measure emotion over time, where it is annotated")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that compute log-mels (default: 1)")
     parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
     parser.add_argument("--output", help="also write the numbers to this JSON file")
     arguments = parser.parse_args()
+    if not (arguments.data_root or arguments.collection):
+        parser.error("name the songs with --data_root, or another collection with --collection")
     if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
         parser.error(f"--output: no folder '{Path(arguments.output).parent}'")
     return arguments
@@ -37,41 +45,43 @@ def main() -> None:
 
     from emotion_ft.config import CONFIG_NAME
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.inference import load_model, predict_songs
-    from emotion_ft.training import baselines, experiment, report
-    from emotion_ft.training.metrics import score
+    from emotion_ft.inference import load_model, predict_curves, predict_songs
+    from emotion_ft.training import curves, evaluation, experiment, report
+    from emotion_ft.training.scores import flat, score_systems
 
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     disable_progress_bar()
     model_dir = Path(arguments.model)
-    config = parse_config(
-        [
-            str(model_dir / CONFIG_NAME),
-            "--data_root",
-            arguments.data_root,
-            "--rendered_songs",
-            "0",
-            "--precision",
-            "fp32",
-        ]
-    )
+    config = parse_config([str(model_dir / CONFIG_NAME), "--rendered_songs", "0", "--precision", "fp32"])
+    config.data.data_root = arguments.data_root
     config.data.labels = arguments.labels or config.data.labels
     config.data.num_proc = arguments.num_proc
 
     model, extractor = load_model(model_dir)
-    split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
-    songs = experiment.load_side(config.data, split, arguments.songs)
+    if arguments.collection:
+        songs = evaluation.load_external(arguments.collection, arguments.data_root, model_dir)
+        config.data.labels = "distributed"
+    else:
+        split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
+        songs = experiment.load_side(config.data, split, arguments.songs)
+    name = next(iter(songs))
     songs, _ = experiment.store_features(songs, extractor, config.data)
-    songs = songs[arguments.songs]
-
+    songs = songs[name]
+    table = evaluation.predicted(songs, predict_songs(model, extractor, songs, arguments.batch_size), model_dir)
+    scores = score_systems(table, config.data.labels)
     results = model_dir / experiment.RESULTS_NAME
     trained = json.loads(results.read_text())["protocol"] if results.is_file() else "of an unfinished run"
-    scores = score(predict_songs(model, extractor, songs, arguments.batch_size), baselines.labels_of(songs))
-    print(f"\nmodel: {trained}\nhere: {songs.info.description}")
-    print(f"{len(songs)} {arguments.songs} songs, RMSE and MAE on the 1-9 scale\n")
-    print(report.score_table({"model": scores}).to_string(float_format="{:.3f}".format))
+    results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **flat(scores)}
+    print(f"\nmodel: {trained}\nhere: {songs.info.description}\n{len(songs)} {name} songs; ", end="")
+    report.print_scores(scores)
+    if line := evaluation.coverage_line(table, model.config):
+        print(f"\n{line}")
+    if arguments.curves:
+        predicted = predict_curves(model, extractor, curves.with_curves(songs), arguments.batch_size)
+        curve_scores = curves.score_curves(predicted, curves.annotated_curves(curves.with_curves(songs)))
+        results |= curves.flat(curve_scores)
+        print(f"\n{curves.text_table(curve_scores)}")
     if arguments.output:
-        results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **scores}
         Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n")
 
 

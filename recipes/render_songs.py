@@ -2,6 +2,7 @@
 
 python recipes/render_songs.py songs --songs 300 --seconds 20
 python recipes/render_songs.py deam_rendered --labels path/to/DEAM_Annotations
+python recipes/render_songs.py pmemo_rendered --csv static_annotations.csv metadata.csv
 """
 
 import argparse
@@ -18,6 +19,7 @@ def main(argv=None):
     parser.add_argument("--seconds", type=float, default=45.0, help="length of a song (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="of labels and sound (default: %(default)s)")
     parser.add_argument("--labels", metavar="DIR", help="render the songs annotated in this folder, e.g. DEAM's")
+    parser.add_argument("--csv", metavar="FILE", nargs="+", help="or the songs annotated in these CSV files, on 1-9")
     parser.add_argument("--num_proc", type=int, default=1, help="worker processes (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="render finished songs anew")
     args = parser.parse_args(argv)
@@ -26,7 +28,13 @@ def main(argv=None):
 
     begin = time.time()
     root = render_deam(
-        args.output, args.songs, args.seconds, args.seed, args.labels, num_proc=args.num_proc, overwrite=args.overwrite
+        args.output,
+        args.songs,
+        args.seconds,
+        args.seed,
+        args.csv or args.labels,
+        num_proc=args.num_proc,
+        overwrite=args.overwrite,
     )
     files = [path.stat().st_mtime for path in (root / AUDIO).glob("*.mp3")]
     new = sum(modified >= begin for modified in files)

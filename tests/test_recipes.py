@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import ASTConfig, ASTModel
 
 from emotion_ft.data.annotations import read_static
+from emotion_ft.data.splits import SPLIT_NAMES
 from emotion_ft.data.toy import render_deam
 from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 
@@ -80,6 +81,7 @@ def config(root, tmp_path_factory):
             "head_learning_rate": 1e-3,
             "precision": "fp32",
             "logging_steps": 5,
+            "interval_level": 0.5,  # of a handful of validation songs
             "early_stopping_patience": 0,
         },
     }
@@ -110,7 +112,9 @@ class TestFinetune:
         folder = finished[0]
         for name in ("config.yaml", "all_results.json", "predictions.csv", "model.safetensors", "config.json"):
             assert (folder / name).stat().st_size > 0, name
-        for name in ("learning_curve.png", "valence_arousal.png"):
+        for name in ("scores.csv", "songs.csv", "audit/audit.md", "audit/audit.csv"):
+            assert (folder / name).stat().st_size > 0, name
+        for name in ("learning_curve.png", "valence_arousal.png", "residuals.png", "worst_songs.png"):
             assert (folder / "plots" / name).read_bytes().startswith(b"\x89PNG")
         assert list((folder / "runs").rglob("events.out.tfevents*"))
         assert not list(folder.rglob("training_args.bin"))
@@ -126,8 +130,16 @@ class TestFinetune:
             expected = 1 - ((r - p) ** 2).sum() / ((r - r.mean()) ** 2).sum()
             assert results[f"test_{dimension}_r2"] == pytest.approx(expected, abs=1e-3)
             assert results[f"test_{dimension}_rmse"] == pytest.approx(np.sqrt(((r - p) ** 2).mean()), abs=1e-3)
-            for baseline in ("mean", "ridge"):
-                assert f"baseline_{baseline}_{dimension}_ccc" in results
+            for baseline in ("mean", "ridge", "svr"):
+                p = table[f"{baseline}_{dimension}"]
+                expected = 1 - ((r - p) ** 2).sum() / ((r - r.mean()) ** 2).sum()
+                assert results[f"baseline_{baseline}_{dimension}_r2"] == pytest.approx(expected, abs=1e-3)
+            low, high = results[f"test_{dimension}_rmse_interval"]
+            assert low < results[f"test_{dimension}_rmse"] < high
+            error = (table[f"predicted_{dimension}"] - r).abs()
+            within = (error <= results[f"interval_{dimension}"] + 1e-4).mean()
+            assert results[f"test_{dimension}_coverage"] == pytest.approx(within, abs=1e-6)
+            assert 0 < results[f"ceiling_{dimension}_r2"] < 1
         assert "seed 42" in results["protocol"] and "labels" in results["protocol"]
 
     def test_card_holds_the_numbers_and_its_example_runs(self, finished, root):
@@ -136,11 +148,13 @@ class TestFinetune:
         results = json.loads((folder / "all_results.json").read_text())
         values = {result.metric_type: result.metric_value for result in card.data.eval_results}
         assert len(values) == 10 and results["protocol"] in card.text
+        assert "(audit/audit.md)" in card.text and "Intervals of level 0.5" in card.text
+        assert re.search(r"\| model +\| \d\.\d{3}<br>\[", card.text)
         assert all(value == pytest.approx(results[f"test_{name}"], abs=1e-4) for name, value in values.items())
         example = re.search(r"```python\n(.*?)```", card.text, re.S)[1]
         song = next(root.rglob("*.mp3"))
         out, _ = run(sys.executable, "-c", example.replace("song.mp3", str(song)))
-        assert re.search(r"Prediction\(valence=\d\.\d+, arousal=\d", out)
+        assert re.search(r"Prediction\(valence=\d\.\d+, arousal=\d.*halfwidths=\(\d", out)
 
     def test_no_song_and_no_artist_on_two_sides(self, finished):
         splits = [
@@ -235,6 +249,141 @@ class TestFinetune:
             finetune(config, "--output_dir", folder, "--checkpoint", tmp_path / "ast", "--front_end", front_end,
                      "--max_steps", "1", "--no_load_best_model_at_end", "--eval_strategy", "no")  # fmt: skip
             assert ASTForEmotionRegression.from_pretrained(folder).config.max_length == frames
+
+    def test_dynamic_labels_are_measured_over_time(self, config, tmp_path):
+        out, _ = finetune(config, "--output_dir", tmp_path, "--labels", "dynamic", "--num_train_epochs", "2")
+        results = json.loads((tmp_path / "all_results.json").read_text())
+        table = pd.read_csv(tmp_path / "curve_scores.csv", index_col="scored")
+        assert results["test_windows_by_song_arousal_rmse"] == pytest.approx(
+            table.loc["windows by song", "arousal_rmse"], abs=1e-3
+        )
+        assert "labels dynamic" in results["protocol"] and "as MediaEval 2015" in out
+        assert "MediaEval 2015" in (tmp_path / "README.md").read_text()
+
+    def test_agreement_changes_the_weights_and_not_the_labels(self, finished, config, tmp_path):
+        finetune(config, "--output_dir", tmp_path, "--label_weights", "agreement")
+        first, weighed = (load_file(folder / "model.safetensors") for folder in (finished[0], tmp_path))
+        assert any(not torch.equal(first[name], weighed[name]) for name in first)
+        labels = ["song_id", "valence", "arousal"]
+        first, weighed = (pd.read_csv(folder / "predictions.csv")[labels] for folder in (finished[0], tmp_path))
+        pd.testing.assert_frame_equal(first, weighed)
+
+
+def cross_validate(*flags, code=0):
+    return run(sys.executable, "recipes/cross_validate.py", *flags, code=code)
+
+
+class TestCrossValidate:
+    @pytest.fixture(scope="class")
+    def folds(self, config, tmp_path_factory):
+        """A finished cross-validation: its folder, what it printed, its flags."""
+        folder = tmp_path_factory.mktemp("cv") / "whole"
+        flags = (config, "--folds", "3", "--num_train_epochs", "6")
+        accelerate = Path(sys.executable).with_name("accelerate")
+        out, _ = run(accelerate, "launch", "recipes/cross_validate.py", *flags, "--output", folder)
+        return folder, out, flags
+
+    def test_every_song_is_held_out_once_and_no_artist_crosses(self, folds, root):
+        table = pd.read_csv(folds[0] / "predictions.csv")
+        assert table["song_id"].tolist() == sorted(read_static(root).index) and set(table["fold"]) == {0, 1, 2}
+        for fold, rows in table.groupby("fold"):
+            lists = folds[0] / f"fold-{fold}" / "splits"
+            sides = {name: set(map(int, (lists / f"{name}.txt").read_text().split())) for name in SPLIT_NAMES}
+            assert sides["test"] == set(rows["song_id"]) and sum(map(len, sides.values())) == len(table)
+            artists = [set(table[table["song_id"].isin(ids)]["artist"].dropna()) for ids in sides.values()]
+            assert not artists[0] & artists[1] and not (artists[0] | artists[1]) & artists[2]
+
+    def test_numbers_follow_from_the_pooled_predictions(self, folds):
+        table = pd.read_csv(folds[0] / "predictions.csv")
+        results = json.loads((folds[0] / "all_results.json").read_text())
+        r, p = table["valence"], table["predicted_valence"]
+        assert results["test_valence_r2"] == pytest.approx(
+            1 - ((r - p) ** 2).sum() / ((r - r.mean()) ** 2).sum(), abs=1e-3
+        )
+        low, high = results["test_valence_r2_interval"]
+        assert low < results["test_valence_r2"] < high
+        assert "artist-grouped 3-fold cross-validation" in results["protocol"] and results["test_songs"] == 40
+        out = folds[1]
+        assert re.search(rf"^model, pooled +.*{results['test_valence_r2']:.3f}", out, re.M)
+        for row in ("fold 0", "fold 2", "ridge", "svr", "mean", "ceiling"):
+            assert re.search(rf"^{row} +\d", out, re.M), row
+
+    def test_side_by_side_killed_and_resumed_gives_the_same(self, folds, tmp_path):
+        flags = (*folds[2], "--output", tmp_path / "cv")
+        out, _ = cross_validate(*flags, "--fold", "1")
+        assert "folds 0, 2 of 3 are still to come" in out and not (tmp_path / "cv" / "all_results.json").exists()
+        before = (tmp_path / "cv" / "fold-1" / "model.safetensors").stat().st_mtime_ns
+        process = start(sys.executable, "recipes/cross_validate.py", *flags)
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "cv" / "fold-2").glob("checkpoint-*/trainer_state.json")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        _, err = cross_validate(*flags, "--head_learning_rate", "0.1", code=1)
+        assert "with other settings" in err and "head_learning_rate: 0.1" in err and "Traceback" not in err
+        cross_validate(*flags)
+        assert (tmp_path / "cv" / "fold-1" / "model.safetensors").stat().st_mtime_ns == before
+        for name in ("predictions.csv", "scores.csv", "fold_scores.csv"):
+            assert (tmp_path / "cv" / name).read_bytes() == (folds[0] / name).read_bytes(), name
+
+    def test_a_fold_is_a_run_that_finetune_repeats(self, folds, tmp_path):
+        folder = folds[0] / "fold-0"
+        finetune(folder / "config.yaml", "--output_dir", tmp_path)
+        first, again = (load_file(path / "model.safetensors") for path in (folder, tmp_path))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+    def test_fewer_artists_than_folds(self, config, tmp_path):
+        _, err = cross_validate(config, "--folds", "40", "--output", tmp_path, code=1)
+        assert re.search(r"\d+ artists \(40 songs\) cannot fill 40 folds", err) and "Traceback" not in err
+
+
+class TestExternal:
+    """A collection in CSV files, and a model of other songs."""
+
+    @pytest.fixture(scope="class")
+    def other(self, tmp_path_factory):
+        """Twelve rendered songs, their labels on 0..1 in a CSV file, and the YAML file that says so."""
+        folder = tmp_path_factory.mktemp("other")
+        csv = folder / "labels.csv"
+        means = np.random.default_rng(0).uniform(2, 8, (12, 2)).round(1)
+        pd.DataFrame({"id": range(1, 13), "valence": means[:, 0], "arousal": means[:, 1]}).to_csv(csv, index=False)
+        render_deam(folder / "songs", labels=[csv], seconds=4.0)
+        unit = pd.read_csv(csv).assign(valence=(means[:, 0] - 1) / 8, arousal=(means[:, 1] - 1) / 8)
+        unit.to_csv(folder / "songs" / "labels.csv", index=False)
+        collection = folder / "other.yaml"
+        collection.write_text("root: songs\ncsv: labels.csv\naudio_dir: .\nlabel_range: [0, 1]\nsource: Other\n")
+        return collection, means
+
+    def test_is_evaluated_in_one_command(self, finished, other, tmp_path):
+        collection, means = other
+        out, _ = run(sys.executable, "recipes/evaluate.py", "--model", finished[0], "--collection", collection,
+                     "--output", tmp_path / "out.json")  # fmt: skip
+        results = json.loads((tmp_path / "out.json").read_text())
+        assert results["songs"] == 12 and results["protocol"].startswith("Other; labels as distributed (0..1")
+        assert "an external test; 0 of 12 songs share an artist" in out and "12 Other songs" in out
+        train = pd.read_csv(finished[0] / "songs.csv").query("split == 'train'")
+        expected = np.sqrt(np.mean((means[:, 1] - train["arousal"].mean()) ** 2))
+        assert results["baseline_mean_arousal_rmse"] == pytest.approx(expected, abs=1e-3)
+        assert re.search(r"Intervals of level 0.5, from the model's validation songs: valence ± \d", out)
+
+    def test_songs_trained_on_are_refused_under_any_name(self, finished, root, tmp_path):
+        static = read_static(root)
+        csv = tmp_path / "emo.csv"
+        columns = {"song_id": static.index, "mean_valence": static["arousal"], "mean_arousal": static["valence"]}
+        pd.DataFrame(columns).to_csv(csv, index=False)
+        (tmp_path / "emo.yaml").write_text(f"csv: {csv}\naudio_dir: {root}\nsource: EmoMusic\n")
+        _, err = run(sys.executable, "recipes/evaluate.py", "--model", finished[0], "--collection",
+                     tmp_path / "emo.yaml", code=1)  # fmt: skip
+        assert err.splitlines()[-1].startswith("evaluate: ") and "with valence and arousal exchanged" in err
+
+    def test_joins_the_training(self, config, other, tmp_path):
+        finetune(config, "--output_dir", tmp_path, "--collections", other[0], "--num_train_epochs", "1")
+        songs = pd.read_csv(tmp_path / "songs.csv")
+        assert songs["source"].value_counts().to_dict() == {"songs rendered in DEAM's layout": 40, "Other": 12}
+        assert len(set(songs["song_id"])) == 52 and songs[songs["source"] == "Other"]["split"].nunique() > 1
+        protocol = json.loads((tmp_path / "all_results.json").read_text())["protocol"]
+        assert " + Other; labels as distributed (0..1 mapped" in protocol
 
 
 GAN_SIZES = ("--gan_batch_size", "8", "--gan_channels", "4", "--latent_size", "8", "--regressor_steps", "30")

@@ -1,16 +1,12 @@
 """Any collection whose labels are in CSV files -> one `Dataset`, described by arguments or by a YAML file."""
 
-import csv as csv_files
 import hashlib
 import inspect
-import io
 import logging
 import math
 import os
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -19,30 +15,12 @@ import yaml
 from datasets import Dataset
 
 from .annotations import AnnotationError, files_under, find_file
+from .csv_tables import Cell, Songs, canonical, check_names, is_number, nearest, read_songs, refuse_faults, several
 from .deam import AUDIO_SUFFIXES
 from .songs import songs_dataset
 from .splits import COLLECTION, first_ids
 
 logger = logging.getLogger(__name__)
-
-COLUMNS = {
-    "song_id": ("song_id", "musicId", "id"),
-    "valence": ("valence", "valence_mean", "mean_valence"),
-    "arousal": ("arousal", "arousal_mean", "mean_arousal"),
-    "valence_std": ("valence_std", "std_valence"),
-    "arousal_std": ("arousal_std", "std_arousal"),
-    "artist": ("artist", "Artist"),
-    "audio": (),
-}
-"""Our names, and the header's names that each is looked for under, in turn, unless `columns` says otherwise."""
-NEEDED = ("song_id", "valence", "arousal")
-
-
-class Cell(NamedTuple):
-    """A cell's text, and where it stands, for messages: file, line and column."""
-
-    text: str
-    place: str
 
 
 class Scale(NamedTuple):
@@ -57,10 +35,6 @@ class Scale(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.low:g}..{self.high:g}"
-
-
-Songs = dict[str, dict[str, Cell]]
-"""The cells of each song, by its id in the collection and by our names."""
 
 
 def load_csv(
@@ -94,11 +68,11 @@ def load_csv(
     """
     scale = _scale(label_range, "label_range")
     deviation_scale = scale if deviation_range is None else _scale(deviation_range, "deviation_range")
-    paths = [_absolute(path) for path in _several(csv, "csv")]
+    paths = [_absolute(path) for path in several(csv, "csv")]
     audio_dir = _absolute(audio_dir)
     common = Path(os.path.commonpath([audio_dir, *(path.parent for path in paths)]))
     source = str(source or common.name or paths[0].stem)
-    songs = _read_songs(paths, {} if columns is None else columns)
+    songs = read_songs(paths, {} if columns is None else columns)
     labels = _labels(songs, scale).join(_deviations(songs, deviation_scale))
     numbers = _numbers(songs, source, ids)
     audio = _find_audio(songs, audio_dir)
@@ -115,6 +89,14 @@ def load_csv(
     }
     mapped = "" if scale == (1, 9) else f" ({scale} mapped to 1..9)"
     return songs_dataset(rows, f"{source}; labels as distributed{mapped}")
+
+
+def read_labels(csv: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFrame:
+    """`valence` and `arousal` on 1-9 of every song in CSV files that give them on that scale, by the collection's ids.
+
+    Raises `AnnotationError` as `load_csv` does; audio is not looked for.
+    """
+    return _labels(read_songs([_absolute(path) for path in several(csv, "csv")], {}), Scale(1, 9))
 
 
 def load_collection_file(path: str | os.PathLike, root: str | os.PathLike | None = None) -> Dataset:
@@ -135,13 +117,13 @@ def load_collection_file(path: str | os.PathLike, root: str | os.PathLike | None
     try:
         if not isinstance(content, dict):
             raise AnnotationError(f"expected lines 'key: value', got {content!r}")
-        _check_names(content, [*inspect.signature(load_csv).parameters, "root"], "key")
+        check_names(content, [*inspect.signature(load_csv).parameters, "root"], "key")
         for key, kind in (("csv", str | list), ("audio_dir", str), ("root", str | None)):
             if not isinstance(content.get(key), kind):
                 raise AnnotationError(f"'{key}' must be a path, got {content.get(key)!r}")
         own_root = path.parent / Path(content.pop("root", None) or "").expanduser()
         base = _absolute(own_root if root is None else root)
-        content["csv"] = [_locate(base, name) for name in _several(content["csv"], "csv")]
+        content["csv"] = [_locate(base, name) for name in several(content["csv"], "csv")]
         content["audio_dir"] = base / Path(content["audio_dir"]).expanduser()
         return load_csv(**{"source": path.stem, **content})
     except AnnotationError as error:
@@ -154,85 +136,13 @@ def song_number(source: str, text: str) -> int:
     A hash of `source`, from 1 to 65535, times `COLLECTION`, plus `text` if that is a decimal integer below
     `COLLECTION`, else a hash of it. It is the same on every machine.
     """
-    song = _canonical(text)
-    number = int(song) if _is_number(song) else _hash(song) % COLLECTION
+    song = canonical(text)
+    number = int(song) if is_number(song) else _hash(song) % COLLECTION
     return (1 + _hash(source) % 0xFFFF) * COLLECTION + number
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) < COLLECTION
-
-
-def _canonical(text: str) -> str:
-    """Ids and file names as they are compared: 007 is 7, and an accent is the same however the system encodes it."""
-    return str(int(text)) if _is_number(text) else unicodedata.normalize("NFC", text)
-
-
-def _read_songs(paths: list[Path], columns: Mapping[str, str | Sequence[str]]) -> Songs:
-    """The songs of the first file, with the cells that any file has for them."""
-    if not isinstance(columns, Mapping):
-        raise AnnotationError(f"columns must map our names to the header's, got {columns!r}")
-    _check_names(columns, COLUMNS, "name under columns")
-    names = COLUMNS | {field: _several(given, f"columns: {field}") for field, given in columns.items()}
-    headers, tables = zip(*(_read(path, names) for path in paths), strict=True)
-    for field in (*NEEDED, *columns):
-        if not any(set(header) & set(names[field]) for header in headers):
-            pairs = zip(paths, headers, strict=True)
-            raise AnnotationError("\n".join(_no_column(path, field, names, header) for path, header in pairs))
-    for path, table in zip(paths, tables, strict=True):
-        if not tables[0].keys() & table:
-            raise AnnotationError(f"{path} has no song{'' if path == paths[0] else f' of those in {paths[0]}'}")
-    return {song: {k: v for table in tables[::-1] for k, v in table.get(song, {}).items()} for song in tables[0]}
-
-
-def _read(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[str], Songs]:
-    """One file's header and songs."""
-    rows = _rows(path)
-    line, header = next(rows, (1, []))
-    there = {field: found[0] for field, options in names.items() if (found := [n for n in options if n in header])}
-    if "song_id" not in there:
-        raise AnnotationError(_no_column(path, "song_id", names, header))
-    if twice := [name for name in there.values() if header.count(name) > 1]:
-        raise AnnotationError(f"{path}, line {line}: two columns are called {twice[0]}; rename one")
-    songs, faults = {}, []
-    for line, cells in rows:
-        row = dict(zip(header, cells, strict=False))
-        here = {field: Cell(row.get(name, ""), f"{path}, line {line}: {name}") for field, name in there.items()}
-        song, place = _canonical(here["song_id"].text), here["song_id"].place
-        if len(cells) != len(header):
-            faults.append(f"{path}, line {line}: {len(cells)} cells under {len(header)} columns: {','.join(cells)!r}")
-        elif not song:
-            faults.append(f"{place} is empty")
-        elif song in songs:
-            faults.append(f"{place} {song} again, already given in {songs[song]['song_id'].place}")
-        else:
-            songs[song] = here
-    _refuse(faults)
-    return header, songs
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, cells) of each row that is not blank."""
-    line = 1
-    try:
-        data = path.read_bytes()
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        reader = csv_files.reader(text, skipinitialspace=True, strict=True)
-        for row in reader:
-            if any(cells := [cell.strip() for cell in row]):
-                yield line, cells
-            line = reader.line_num + 1
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise AnnotationError(f"{path}, line {line}: not UTF-8; save the file in that encoding") from error
-    except csv_files.Error as error:
-        raise AnnotationError(f"{path}, line {line}: not a CSV file: {error}") from error
 
 
 def _labels(songs: Songs, scale: Scale) -> pd.DataFrame:
@@ -277,7 +187,7 @@ def _values(songs: Songs, names: Sequence[str], scale: Scale, hint: str, needed:
             else:
                 if not scale.low - slack <= values[name][song] <= scale.high + slack:
                     faults.append(f"{place} {text!r} is outside {scale}")
-    _refuse(faults, hint)
+    refuse_faults(faults, hint)
     return pd.DataFrame(values)
 
 
@@ -286,8 +196,8 @@ def _numbers(songs: Songs, source: str, ids: str | None) -> dict[str, int]:
     if ids not in (None, "deam"):
         raise AnnotationError(f"ids must be 'deam' or left out, got {ids!r}")
     if ids == "deam":
-        foreign = [cells["song_id"] for song, cells in songs.items() if not _is_number(song)]
-        _refuse([f"{cell.place} {cell.text!r} is not an integer, as DEAM's ids are" for cell in foreign])
+        foreign = [cells["song_id"] for song, cells in songs.items() if not is_number(song)]
+        refuse_faults([f"{cell.place} {cell.text!r} is not an integer, as DEAM's ids are" for cell in foreign])
         return {song: int(song) for song in songs}
     owners = {}
     for song, cells in songs.items():
@@ -306,9 +216,9 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
     for path in files_under(audio_dir):
         if path.suffix.lower() in AUDIO_SUFFIXES:
             for key in (f"/{path.relative_to(audio_dir).as_posix()}", path.name) if given else (path.stem,):
-                found[_canonical(key)].append(path)
+                found[canonical(key)].append(path)
     for song, keys in wanted.items():
-        paths = next((found[key] for key in map(_canonical, keys) if key in found), [])
+        paths = next((found[key] for key in map(canonical, keys) if key in found), [])
         if len(paths) > 1:
             raise AnnotationError(f"two audio files for song {song}: {paths[0]} and {paths[1]}; remove one")
         if paths and (other := owners.setdefault(paths[0], song)) != song:
@@ -333,39 +243,9 @@ def _locate(base: Path, name: str) -> Path:
     path = base / Path(name).expanduser()
     found = path if path.is_file() else find_file(base, path.name)
     if not found:
-        hint = _nearest([path.name], [file.name for file in files_under(base)])
+        hint = nearest([path.name], [file.name for file in files_under(base)])
         raise AnnotationError(f"no {path.name} anywhere under {base}{hint}")
     return found
-
-
-def _check_names(given: Iterable[str], valid: Iterable[str], what: str) -> None:
-    for name in given:
-        if name not in valid:
-            hint = _nearest([str(name)], valid)
-            raise AnnotationError(f"unknown {what}: '{name}'{hint}; valid are {', '.join(valid)}")
-
-
-def _no_column(path: Path, field: str, names: Mapping[str, Sequence[str]], header: list[str]) -> str:
-    return (
-        f"{path}, line 1: no column for {field}: looked for {' or '.join(names[field])}"
-        f"{_nearest(names[field], header)}; there are {', '.join(header) or 'none'}. Name it under columns"
-    )
-
-
-def _nearest(wanted: Iterable[str], names: Iterable[str]) -> str:
-    """ " (nearest: NAME)", or nothing where no name is similar."""
-    pairs = [(SequenceMatcher(None, a.lower(), b.lower()).ratio(), b) for a in wanted for b in names]
-    ratio, name = max(pairs, default=(0, ""))
-    return f" (nearest: {name})" if ratio > 0.6 else ""
-
-
-def _several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -> list[str]:
-    """One name, or a list of them, as a list."""
-    kind = str | os.PathLike
-    names = [given] if isinstance(given, kind) else given
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, kind) for name in names):
-        raise AnnotationError(f"{what} must be one name or a list of names, got {given!r}")
-    return [os.fspath(name).strip() for name in names]
 
 
 def _scale(given: Sequence[float], what: str) -> Scale:
@@ -376,10 +256,3 @@ def _scale(given: Sequence[float], what: str) -> Scale:
     if isinstance(given, str) or not -math.inf < low < high < math.inf:
         raise AnnotationError(f"{what} must be two numbers, the lowest and the highest, got {given!r}")
     return Scale(low, high)
-
-
-def _refuse(faults: list[str], hint: str = "") -> None:
-    """Raise the first five faults, and how many more there are."""
-    if faults:
-        more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-        raise AnnotationError("\n".join([f"{len(faults)} faults:", *faults[:5], *more, *filter(None, [hint])]))

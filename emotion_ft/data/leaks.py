@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from .splits import COLLECTION, SPLIT_NAMES, SplitError, Splits, first_ids, shared_artists
 
+FEWEST = 10  # songs with the same number, below which equal labels may be chance
 SAME_LABELS = 0.02
 """How far labels on 1-9 may differ by the rounding of two files, to count as the same."""
 
@@ -28,18 +29,21 @@ def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
 
 
 def refuse_crossing(splits: Splits, groups: Mapping[int, str] | None = None) -> None:
-    """Raise a `SplitError` if a song is on two sides, or a group of `groups` (an artist) in train and held out."""
+    """Raise a `SplitError` if a song is on two sides, or a group of `groups` (an artist) is."""
     for index, name in enumerate(SPLIT_NAMES):
         for other in SPLIT_NAMES[index + 1 :]:
             if crossing := sorted(set(splits[name]) & set(splits[other])):
                 raise SplitError(f"{len(crossing)} songs are in {name} and in {other}: {first_ids(crossing)}")
-    if groups and (crossing := shared_artists(splits, groups)):
-        held_out = len(splits["validation"]) + len(splits["test"])
-        raise SplitError(
-            f"{len(crossing)} of {held_out} validation and test songs share an artist with train: "
-            f"{first_ids(crossing)}. Use a split that keeps artists apart, or accept it with --group_by_artist false; "
-            "every result will then say so."
-        )
+    earlier = []
+    for name in SPLIT_NAMES if groups else ():
+        sides = {"train": earlier, "validation": splits[name], "test": []}
+        if crossing := shared_artists(sides, groups):
+            raise SplitError(
+                f"{len(crossing)} of {len(splits[name])} {name} songs share an artist with "
+                f"{' or '.join(SPLIT_NAMES[: SPLIT_NAMES.index(name)])}: {first_ids(crossing)}. Use a split that "
+                "keeps artists apart, or accept it with --group_by_artist false; every result will then say so."
+            )
+        earlier = earlier + splits[name]
 
 
 def refuse_leaks(songs: DatasetDict, group_by_artist: bool) -> None:
@@ -66,34 +70,33 @@ def refuse_same_songs(songs: Dataset, others: Dataset, what: str) -> None:
     such a collection: its 744 songs are DEAM's, with DEAM's numbers, under labels that DEAM distributes exchanged.
 
     Args:
-        songs, others: with `song_id`, `source`, `valence` and `arousal`.
+        songs: one collection, with `song_id`, `source`, `valence` and `arousal`.
+        others: one or several collections, with the same columns.
         what: what is being done with `songs`, for the message: "evaluated with a model of ...".
     """
-    name, other = songs["source"][0], others["source"][0]
+    name = songs["source"][0]
     if same := sorted(set(songs["song_id"]) & set(others["song_id"])):
-        raise SplitError(
-            f"{len(same)} of {len(songs)} songs of {name}, {what}, are the same songs as in {other}: {first_ids(same)}"
-        )
-    ours, theirs = _by_number(songs), _by_number(others)
-    common = sorted(ours.keys() & theirs.keys())
-    if len(common) < 10:
-        return
-    labels = np.array([ours[key] for key in common])
-    reference = np.array([theirs[key] for key in common])
-    alike = [np.abs(labels - order).max(1) <= SAME_LABELS for order in (reference, reference[:, ::-1])]
-    same = alike[0] | alike[1]
-    if same.mean() > 0.5:
-        numbers = [key for key, hit in zip(common, same, strict=True) if hit]
-        raise SplitError(
-            f"{len(numbers)} of {len(songs)} songs of {name}, {what}, are songs of {other}: they have the same "
-            f"numbers and labels ({int(alike[1].sum())} with valence and arousal exchanged): {first_ids(numbers)}. "
-            "Scores on songs that were trained on would say nothing."
-        )
+        raise SplitError(f"{len(same)} of {len(songs)} songs of {name}, {what}, are the same songs: {first_ids(same)}")
+    ours = _by_number(songs)[name]
+    for other, theirs in _by_number(others).items():
+        common = sorted(ours.keys() & theirs.keys())
+        if len(common) < FEWEST:
+            continue
+        labels, reference = (np.array([side[key] for key in common]) for side in (ours, theirs))
+        alike = [np.abs(labels - order).max(1) <= SAME_LABELS for order in (reference, reference[:, ::-1])]
+        same = [key for key, hit in zip(common, alike[0] | alike[1], strict=True) if hit]
+        if len(same) > len(common) / 2:
+            raise SplitError(
+                f"{len(same)} of {len(songs)} songs of {name}, {what}, are songs of {other}: they have the same "
+                f"numbers and labels ({int(alike[1].sum())} with valence and arousal exchanged): {first_ids(same)}. "
+                "Scores on songs that were trained on would say nothing."
+            )
 
 
-def _by_number(songs: Dataset) -> dict[int, tuple[float, float]]:
-    """Labels by the number that a song has in its own collection."""
-    return {
-        key % COLLECTION: (valence, arousal)
-        for key, valence, arousal in zip(songs["song_id"], songs["valence"], songs["arousal"], strict=True)
-    }
+def _by_number(songs: Dataset) -> dict[str, dict[int, tuple[float, float]]]:
+    """Labels by the source, and by the number that a song has in its own collection."""
+    labels = {}
+    columns = [songs[name] for name in ("source", "song_id", "valence", "arousal")]
+    for source, song_id, valence, arousal in zip(*columns, strict=True):
+        labels.setdefault(source, {})[song_id % COLLECTION] = (valence, arousal)
+    return labels

@@ -199,8 +199,13 @@ def split_off(
     return [song_ids[i] for i in rest], [song_ids[i] for i in drawn]
 
 
+def artist_key(artist: str) -> str:
+    """An artist's name, however it is spaced and capitalised."""
+    return " ".join(artist.split()).casefold()
+
+
 def _group(song_id: int, groups: Mapping[int, str] | None) -> str:
-    artist = " ".join((groups or {}).get(song_id, "").split()).casefold()
+    artist = artist_key((groups or {}).get(song_id, ""))
     return f"artist {artist}" if artist else f"song {song_id}"
 
 

@@ -28,6 +28,7 @@ from .annotations import (
     read_dynamic,
     read_static,
 )
+from .csv_collection import read_labels
 from .exchange import repair
 from .synthesis import CONTROL_RATE, SAMPLE_RATE, synthesise
 
@@ -67,6 +68,8 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
     labels: a folder with DEAM's own annotation CSVs, at any depth. Then every song in them is rendered (`songs` is
     not used) from its dynamic curve, or its static mean where it has none, after `repair`; the CSVs are copied byte
     for byte, faults included. With `seconds` of at least 45, songs with ids above 2000 are as long as their curves.
+    Or a list of CSV files of another collection, joined as `csv_collection.load_csv` does, with numbers for ids: every
+    song in them is rendered from its means.
 
     A song depends on (seed, id) and its labels alone, so neither `num_proc` nor `songs` changes its bytes. Finished
     files are kept, so an interrupted call goes on where it stopped; `overwrite` renders them anew. With `num_proc`
@@ -80,6 +83,9 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
     if labels is None:
         table = _draw(songs, seconds, seed)
         files = {name: text.encode() for name, text in _annotations(table, seconds, seed).items()}
+    elif isinstance(labels, list | tuple):
+        files = {Path(path).name: Path(path).read_bytes() for path in labels}
+        table = _read_means(labels, seconds)
     else:
         paths = {name: find_file(labels, name) for name in FOLDERS}
         files = {name: path.read_bytes() for name, path in paths.items() if path}
@@ -88,8 +94,9 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
     settings = {"renderer": RENDERER, "seed": seed, "seconds": seconds, "songs": len(table), "annotations": digest}
     _settle(root, settings, overwrite)
     for name, content in files.items():
-        (root / FOLDERS[name]).mkdir(parents=True, exist_ok=True)
-        (root / FOLDERS[name] / name).write_bytes(content)
+        folder = root / FOLDERS.get(name, ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     (root / AUDIO).mkdir(parents=True, exist_ok=True)
     tasks = [(root / AUDIO / f"{song_id}.mp3", seed, song_id, *row) for song_id, row in table.items()]
     tasks = [task for task in tasks if not task[0].exists()]
@@ -230,4 +237,15 @@ def _read(labels, seconds):
             moments = curve.start + curve.step * np.arange(len(curve.valence))
             curves = [np.interp(time, moments, values) for values in (curve.valence, curve.arousal)]
         table[int(song_id)] = (UNIQUE + int(song_id), *curves)
+    return table
+
+
+def _read_means(files, seconds):
+    """`_draw`'s table for the songs of CSV files, each its own artist, as calm as its means."""
+    length = round(seconds * CONTROL_RATE)
+    table = {}
+    for song_id, means in read_labels(files).iterrows():
+        if not song_id.isdecimal():
+            raise UsageError(f"songs are rendered by number, but {files[0]} has a song called {song_id!r}")
+        table[int(song_id)] = (UNIQUE + int(song_id), *(np.full(length, (mean - 5) / 4) for mean in means))
     return table

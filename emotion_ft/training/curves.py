@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from ..errors import UsageError
 from .metrics import DIMENSIONS, concordance_correlation, pearson_r
 from .report import CURVE_SCORES_NAME
 
@@ -21,6 +22,14 @@ def annotated_curves(songs: Dataset) -> list[np.ndarray]:
     """The annotated curves of each song, (values, 2) valence and arousal in [-1, 1]."""
     pairs = zip(songs["curve_valence"], songs["curve_arousal"], strict=True)
     return [np.array([valence, arousal], dtype=np.float64).T for valence, arousal in pairs]
+
+
+def with_curves(songs: Dataset) -> Dataset:
+    """The songs that have curves; raises a `UsageError` where none has."""
+    rows = [row for row, start in enumerate(songs["curve_start"]) if start is not None]
+    if not rows:
+        raise UsageError(f"none of {len(songs)} songs has an annotated curve (valence.csv and arousal.csv).")
+    return songs.select(rows)
 
 
 def score_curves(predictions: list[np.ndarray], references: list[np.ndarray]) -> pd.DataFrame:

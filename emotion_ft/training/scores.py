@@ -7,6 +7,7 @@ import pandas as pd
 from datasets import Dataset
 
 from ..data.annotations import RATERS
+from ..data.splits import artist_key
 from .ceiling import noise_ceiling
 from .intervals import bootstrap_scores
 from .metrics import DIMENSIONS, METRICS, score
@@ -53,7 +54,7 @@ def references(table: pd.DataFrame, other_treatment: bool = False) -> np.ndarray
 def artist_of_song(table: pd.DataFrame) -> list[str]:
     """What intervals are resampled over: the artist, or the song where the artist is not known."""
     return [
-        f"song {song_id}" if pd.isna(artist) or not artist else " ".join(artist.split()).casefold()
+        f"song {song_id}" if pd.isna(artist) or not artist else artist_key(artist)
         for song_id, artist in zip(table["song_id"], table["artist"], strict=True)
     ]
 

@@ -204,7 +204,7 @@ class TestLoadDeam:
     def test_id_lists(self, root, tmp_path):
         write_split({"train": [2, 3], "validation": [13], "test": [22, 1501]}, tmp_path / "mine")
         with pytest.raises(
-            SplitError, match=r"2 of 3 validation and test songs share an artist.*--group_by_artist false"
+            SplitError, match=r"1 of 1 validation songs share an artist with train.*--group_by_artist false"
         ):
             load_deam(root, split=tmp_path / "mine")
         splits = load_deam(root, split=tmp_path / "mine", labels="distributed", group_by_artist=False)

@@ -1,0 +1,152 @@
+"""CSV files that describe the same songs -> the cells of each song, each with its place for messages."""
+
+import csv as csv_files
+import io
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import NamedTuple
+
+from .annotations import AnnotationError
+from .splits import COLLECTION
+
+COLUMNS = {
+    "song_id": ("song_id", "musicId", "id"),
+    "valence": ("valence", "valence_mean", "mean_valence"),
+    "arousal": ("arousal", "arousal_mean", "mean_arousal"),
+    "valence_std": ("valence_std", "std_valence"),
+    "arousal_std": ("arousal_std", "std_arousal"),
+    "artist": ("artist", "Artist"),
+    "audio": (),
+}
+"""Our names, and the header's names that each is looked for under, in turn, unless `columns` says otherwise."""
+NEEDED = ("song_id", "valence", "arousal")
+
+
+class Cell(NamedTuple):
+    """A cell's text, and where it stands, for messages: file, line and column."""
+
+    text: str
+    place: str
+
+
+Songs = dict[str, dict[str, Cell]]
+"""The cells of each song, by its id in the collection and by our names."""
+
+
+def read_songs(paths: list[Path], columns: Mapping[str, str | Sequence[str]]) -> Songs:
+    """The songs of the first file, with the cells that any file has for them; the first file that has a column wins.
+
+    Raises:
+        AnnotationError: for a file that cannot be read, a column that is missing or there twice, a song given twice, a
+            row of another length than the header, and a file that shares no song with the first.
+    """
+    if not isinstance(columns, Mapping):
+        raise AnnotationError(f"columns must map our names to the header's, got {columns!r}")
+    check_names(columns, COLUMNS, "name under columns")
+    names = COLUMNS | {field: several(given, f"columns: {field}") for field, given in columns.items()}
+    headers, tables = zip(*(_read(path, names) for path in paths), strict=True)
+    for field in (*NEEDED, *columns):
+        if not any(set(header) & set(names[field]) for header in headers):
+            pairs = zip(paths, headers, strict=True)
+            raise AnnotationError("\n".join(_no_column(path, field, names, header) for path, header in pairs))
+    for path, table in zip(paths, tables, strict=True):
+        if not tables[0].keys() & table:
+            raise AnnotationError(f"{path} has no song{'' if path == paths[0] else f' of those in {paths[0]}'}")
+    return {song: {k: v for table in tables[::-1] for k, v in table.get(song, {}).items()} for song in tables[0]}
+
+
+def _read(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[str], Songs]:
+    """One file's header and songs."""
+    rows = _rows(path)
+    line, header = next(rows, (1, []))
+    there = {field: found[0] for field, options in names.items() if (found := [n for n in options if n in header])}
+    if "song_id" not in there:
+        raise AnnotationError(_no_column(path, "song_id", names, header))
+    if twice := [name for name in there.values() if header.count(name) > 1]:
+        raise AnnotationError(f"{path}, line {line}: two columns are called {twice[0]}; rename one")
+    songs, faults = {}, []
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=False))
+        here = {field: Cell(row.get(name, ""), f"{path}, line {line}: {name}") for field, name in there.items()}
+        song, place = canonical(here["song_id"].text), here["song_id"].place
+        if len(cells) != len(header):
+            faults.append(f"{path}, line {line}: {len(cells)} cells under {len(header)} columns: {','.join(cells)!r}")
+        elif not song:
+            faults.append(f"{place} is empty")
+        elif song in songs:
+            faults.append(f"{place} {song} again, already given in {songs[song]['song_id'].place}")
+        else:
+            songs[song] = here
+    refuse_faults(faults)
+    return header, songs
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line on which it begins, cells) of each row that is not blank."""
+    line = 1
+    try:
+        data = path.read_bytes()
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        reader = csv_files.reader(text, skipinitialspace=True, strict=True)
+        for row in reader:
+            if any(cells := [cell.strip() for cell in row]):
+                yield line, cells
+            line = reader.line_num + 1
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise AnnotationError(f"{path}, line {line}: not UTF-8; save the file in that encoding") from error
+    except csv_files.Error as error:
+        raise AnnotationError(f"{path}, line {line}: not a CSV file: {error}") from error
+
+
+def is_number(text: str) -> bool:
+    """Whether an id is a decimal integer that fits below `COLLECTION`."""
+    return text.isascii() and text.isdecimal() and int(text) < COLLECTION
+
+
+def canonical(text: str) -> str:
+    """Ids and file names as they are compared: 007 is 7, and an accent is the same however the system encodes it."""
+    return str(int(text)) if is_number(text) else unicodedata.normalize("NFC", text)
+
+
+def check_names(given: Iterable[str], valid: Iterable[str], what: str) -> None:
+    """Raise an `AnnotationError` for the first name that is not valid, with the nearest one that is."""
+    for name in given:
+        if name not in valid:
+            hint = nearest([str(name)], valid)
+            raise AnnotationError(f"unknown {what}: '{name}'{hint}; valid are {', '.join(valid)}")
+
+
+def _no_column(path: Path, field: str, names: Mapping[str, Sequence[str]], header: list[str]) -> str:
+    return (
+        f"{path}, line 1: no column for {field}: looked for {' or '.join(names[field])}"
+        f"{nearest(names[field], header)}; there are {', '.join(header) or 'none'}. Name it under columns"
+    )
+
+
+def nearest(wanted: Iterable[str], names: Iterable[str]) -> str:
+    """ " (nearest: NAME)", or nothing where no name is similar."""
+    pairs = [(SequenceMatcher(None, a.lower(), b.lower()).ratio(), b) for a in wanted for b in names]
+    ratio, name = max(pairs, default=(0, ""))
+    return f" (nearest: {name})" if ratio > 0.6 else ""
+
+
+def several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -> list[str]:
+    """One name, or a list of them, as a list."""
+    kind = str | os.PathLike
+    names = [given] if isinstance(given, kind) else given
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, kind) for name in names):
+        raise AnnotationError(f"{what} must be one name or a list of names, got {given!r}")
+    return [os.fspath(name).strip() for name in names]
+
+
+def refuse_faults(faults: list[str], hint: str = "") -> None:
+    """Raise an `AnnotationError` with the first five faults and the number of the others, if there are any."""
+    if faults:
+        more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
+        raise AnnotationError("\n".join([f"{len(faults)} faults:", *faults[:5], *more, *filter(None, [hint])]))

@@ -1,0 +1,111 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotion_ft.data.songs import songs_dataset
+from emotion_ft.training import report
+from emotion_ft.training.ceiling import noise_ceiling
+from emotion_ft.training.intervals import bootstrap_scores
+from emotion_ft.training.metrics import score
+from emotion_ft.training.scores import flat, predictions_table, references, score_systems
+
+SONGS = 40
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.random.default_rng(0).uniform(1, 9, (SONGS, 2)).astype(np.float32)
+
+
+def songs(labels, **changes):
+    columns = {
+        "song_id": range(SONGS),
+        "source": ["DEAM"] * SONGS,
+        "audio": [f"/music/{i}.mp3" for i in range(SONGS)],
+        "valence": labels[:, 0],
+        "arousal": labels[:, 1],
+        "valence_std": [1.5] * SONGS,
+        "arousal_std": [2.0] * SONGS,
+        "raters": [10] * SONGS,
+        "artist": [f"Artist {i % 15}" if i < 30 else None for i in range(SONGS)],
+    }
+    return songs_dataset({**columns, **changes}, "DEAM")
+
+
+@pytest.fixture(scope="module")
+def systems(labels):
+    rng = np.random.default_rng(1)
+    return {name: labels + rng.normal(size=labels.shape) * spread for name, spread in (("model", 0.5), ("ridge", 1.0))}
+
+
+def test_rows_are_the_metrics_with_clustered_intervals(labels, systems):
+    scores = score_systems(predictions_table(songs(labels), systems), "repaired")
+    assert list(scores.index) == [("repaired", name) for name in ("model", "ridge", "ceiling")]
+    artists = [f"Artist {i % 15}" if i < 30 else f"song {i}" for i in range(SONGS)]
+    for name, predictions in systems.items():
+        row = scores.loc["repaired", name]
+        intervals = bootstrap_scores(predictions, labels, artists)
+        for key, value in score(predictions, labels).items():
+            assert row[key] == pytest.approx(value)
+            assert (row[f"{key}_low"], row[f"{key}_high"]) == pytest.approx(intervals[key])
+
+
+def test_the_ceiling_is_of_these_raters(labels, systems):
+    raters = [5] * 20 + [10] * 20
+    scores = score_systems(predictions_table(songs(labels, raters=raters), systems), "repaired")
+    deviations = np.tile([1.5, 2.0], (SONGS, 1))
+    expected = noise_ceiling(labels, deviations, np.array(raters)[:, None], ddof=0)
+    assert scores.loc["repaired", "ceiling"][list(expected)].to_dict() == pytest.approx(expected)
+    without = songs(labels, valence_std=[None] * SONGS)
+    assert "ceiling" not in score_systems(predictions_table(without, systems), "repaired").loc["repaired"].index
+
+
+class TestBothTreatments:
+    EXCHANGED = tuple(i < 25 for i in range(SONGS))
+
+    @pytest.mark.parametrize(("used", "other"), [("repaired", "distributed"), ("distributed", "repaired")])
+    def test_every_system_is_scored_against_both(self, labels, systems, used, other):
+        table = predictions_table(songs(labels, exchanged=self.EXCHANGED), systems)
+        scores = score_systems(table, used)
+        swapped = labels.copy()
+        swapped[:25] = swapped[:25, ::-1]
+        for name, predictions in systems.items():
+            assert scores.loc[(used, name), "mean_r2"] == pytest.approx(score(predictions, labels)["mean_r2"])
+            assert scores.loc[(other, name), "mean_r2"] == pytest.approx(score(predictions, swapped)["mean_r2"])
+        results = flat(scores)
+        assert results["test_valence_r2"] == pytest.approx(score(systems["model"], labels)["valence_r2"])
+        assert results[f"{other}_baseline_ridge_valence_r2"] == scores.loc[(other, "ridge"), "valence_r2"]
+        assert results["test_valence_r2_interval"] == list(
+            scores.loc[(used, "model"), ["valence_r2_low", "valence_r2_high"]]
+        )
+
+    def test_one_where_nothing_is_exchanged(self, labels, systems):
+        scores = score_systems(predictions_table(songs(labels), systems), "repaired")
+        assert set(scores.index.get_level_values(0)) == {"repaired"}
+
+    def test_references_survive_the_csv(self, labels, systems, tmp_path):
+        table = predictions_table(songs(labels, exchanged=self.EXCHANGED), systems)
+        again = pd.read_csv(report.write_table(tmp_path, "predictions.csv", table))
+        assert references(again, True) == pytest.approx(references(table, True), abs=1e-3)
+        pd.testing.assert_frame_equal(score_systems(again, "repaired"), score_systems(table, "repaired"), atol=2e-3)
+
+
+class TestTables:
+    def test_intervals_stand_below_their_values(self, labels, systems):
+        scores = report.blocks(score_systems(predictions_table(songs(labels), systems), "repaired"))["repaired"]
+        lines = report.text_table(scores).splitlines()
+        assert [line.split()[0] for line in lines[1::2]] == ["model", "ridge", "ceiling"] and len(lines) == 6
+        assert lines[1].split()[1] == f"{scores.loc['model', 'valence_rmse']:.3f}"
+        low, high = scores.loc["model", ["valence_rmse_low", "valence_rmse_high"]]
+        assert lines[2].startswith(" ") and f"[{low:.2f}, {high:.2f}]" in lines[2]
+        assert f"<br>[{low:.2f}, {high:.2f}] |" in report.markdown_table(scores)
+
+    def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems, capsys):
+        scores = score_systems(predictions_table(songs(labels, exchanged=[True] * SONGS), systems), "repaired")
+        folds = scores.loc["repaired"].iloc[:1].rename(index={"model": "fold 0"})
+        report.print_scores(scores, folds)
+        out = capsys.readouterr().out
+        assert (
+            out.index("fold 0") < out.index("model, pooled") < out.index("labels distributed") < out.index("bootstrap")
+        )
+        assert out.count("fold 0") == 1
