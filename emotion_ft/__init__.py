@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config import Config, TrainingConfig
     from .config_parser import parse_config
+    from .data.csv_collection import load_collection_file, load_csv
     from .data.deam import load_deam
     from .data.features import store_log_mels
     from .inference import predict_file
@@ -36,6 +37,8 @@ __all__ = [
     "MelGanConfig",
     "MelGenerator",
     "TrainingConfig",
+    "load_collection_file",
+    "load_csv",
     "load_deam",
     "parse_config",
     "predict_file",
@@ -47,6 +50,8 @@ _MODULES = {
     "EmotionMetric": "training.metrics",
     "EmotionTrainer": "training.trainer",
     "TrainingConfig": "config",
+    "load_collection_file": "data.csv_collection",
+    "load_csv": "data.csv_collection",
     "load_deam": "data.deam",
     "parse_config": "config_parser",
     "predict_file": "inference",

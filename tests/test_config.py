@@ -105,6 +105,12 @@ class TestResolution:
         assert parse_config(["--gradient_checkpointing", "true"]).training.ddp_find_unused_parameters is True
         assert parse_config(["--unfreeze_at", "0"]).training.ddp_find_unused_parameters is None
 
+    def test_lists_come_from_files_and_flags(self, config_file):
+        path = config_file("data: {collections: [a.yaml, b.yaml], exchanged_ids: 2-1000}")
+        assert parse_config([path]).data.collections == ["a.yaml", "b.yaml"]
+        assert parse_config([path]).data.exchanged_range() == (2, 1000)
+        assert parse_config([path, "--collections", "c.yaml"]).data.collections == ["c.yaml"]
+
     def test_ast_front_end_ignores_the_mel_settings(self):
         audio = AudioConfig(front_end="ast", seconds=3.0, num_windows=2)
         assert audio.feature_extractor_kwargs() == {"front_end": "ast", "num_windows": 2}
@@ -134,6 +140,12 @@ class TestErrors:
             ("model: {loss: ccc}\ntraining: {per_device_train_batch_size: 1}", r"loss ccc needs a per_device"),
             ("training: {seed: 1}\ntraining: {weight_decay: 1}", r"'training' stands there twice"),
             ("spec_augment: {time_masks: -1}", r"time_masks must not be negative, but is -1"),
+            ("data: {exchanged_ids: 1000}", r"exchanged_ids must be first-last, as 1-1000, but is '1000'"),
+            ("data: {exchanged_ids: 9-2}", r"exchanged_ids must be first-last"),
+            ("data: {labels: dynamic, label_weights: agreement}", r"label_weights are of static labels"),
+            ("data: {label_weights: agreement}\nmodel: {loss: ccc}", r"label_weights.* need loss mse, not ccc"),
+            ("data: {labels: dynamic}\nsynthetic: {gan: somewhere}", r"a GAN's windows have neither curves nor"),
+            ("training: {interval_level: 1}", r"interval_level must lie in \(0, 1\), but is 1"),
             ("training: {unfreeze_at: 25}", r"unfreeze_at is a share of the training in \[0, 1\], but is 25"),
         ],
     )

@@ -17,7 +17,15 @@ from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassificati
 
 from emotion_ft.data.audio import AudioError
 from emotion_ft.errors import UsageError
-from emotion_ft.inference import EmotionCurve, Prediction, load_model, predict_file, predict_songs, write_predictions
+from emotion_ft.inference import (
+    EmotionCurve,
+    Prediction,
+    load_model,
+    predict_curves,
+    predict_file,
+    predict_songs,
+    write_predictions,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -90,6 +98,22 @@ class TestPredictFile:
         assert prediction.curve is None
         # log-mels are stored as float16
         assert prediction[:2] == pytest.approx(windows.mean(axis=0).tolist(), abs=5e-3)
+
+    def test_curves_of_songs_are_those_of_the_windows_around_each_annotated_time(
+        self, model, tiny_extractor, stored_songs
+    ):
+        songs = stored_songs["test"].select(range(2)).remove_columns(["curve_start", "curve_valence", "curve_arousal"])
+        lengths = {"curve_start": [0.5, 1.5], "curve_valence": [[0.0] * 5, [0.0] * 2]}
+        for name, values in lengths.items():
+            songs = songs.add_column(name, values)
+        predicted = predict_curves(model, tiny_extractor, songs, batch_size=3)
+        assert [curve.shape for curve in predicted] == [(5, 2), (2, 2)]
+        for row, curve in zip(songs, predicted, strict=True):
+            frames = log_mel_of(row["audio"]["path"], tiny_extractor)
+            middles = 50 * (row["curve_start"] + 0.5 * np.arange(len(curve)))  # 50 frames a second
+            starts = [int(min(max(middle - 50, 0), len(frames) - 101)) for middle in middles]
+            expected = (by_hand(model, tiny_extractor, frames, starts) - 5) / 4
+            np.testing.assert_allclose(curve, expected, atol=2e-3)
 
     def test_songs_and_files_agree(self, model, tiny_extractor, stored_songs):
         songs = stored_songs["test"]
@@ -241,6 +265,23 @@ class TestRecipe:
             curve = records[0]["curve"]
         for name, values in expected.items():
             np.testing.assert_allclose(curve[name], values, atol=1e-4)
+
+    def test_a_picture_of_the_curve(self, predict, song, tmp_path):
+        status, _, _ = predict(song, "--curve", "--plot", tmp_path / "plots")
+        assert status == 0 and (tmp_path / "plots" / f"{song.name}.png").read_bytes().startswith(b"\x89PNG")
+        status, _, errors = predict(song, "--plot", tmp_path)
+        assert status == 2 and "ask for them with --curve" in errors
+
+    def test_intervals_of_a_calibrated_model(self, predict, model, tiny_extractor, song, tmp_path):
+        calibrated = deepcopy(model)
+        calibrated.config.interval_halfwidths = [1.25, 0.5]
+        for saved in (calibrated, tiny_extractor):
+            saved.save_pretrained(tmp_path)
+        status, printed, _ = predict(song, "--model", tmp_path, "--output", tmp_path / "out.json")
+        (record,) = json.loads((tmp_path / "out.json").read_text())
+        assert status == 0 and " ± 1.25, arousal" in printed and printed.rstrip().endswith(" ± 0.50")
+        assert record["valence_high"] - record["valence"] == pytest.approx(1.25)
+        assert record["arousal"] - record["arousal_low"] == pytest.approx(0.5)
 
     def test_the_curve_is_printed_without_output(self, predict, song):
         status, printed, _ = predict(song, "--curve", "--step", 1)

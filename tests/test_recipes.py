@@ -360,7 +360,9 @@ class TestExternal:
         out, _ = run(sys.executable, "recipes/evaluate.py", "--model", finished[0], "--collection", collection,
                      "--output", tmp_path / "out.json")  # fmt: skip
         results = json.loads((tmp_path / "out.json").read_text())
-        assert results["songs"] == 12 and results["protocol"].startswith("Other; labels as distributed (0..1")
+        assert results["songs"] == 12 and results["protocol"].startswith(
+            "Other, audio rendered from the labels; labels as distributed (0..1"
+        )
         assert "an external test; 0 of 12 songs share an artist" in out and "12 Other songs" in out
         train = pd.read_csv(finished[0] / "songs.csv").query("split == 'train'")
         expected = np.sqrt(np.mean((means[:, 1] - train["arousal"].mean()) ** 2))
@@ -383,7 +385,7 @@ class TestExternal:
         assert songs["source"].value_counts().to_dict() == {"songs rendered in DEAM's layout": 40, "Other": 12}
         assert len(set(songs["song_id"])) == 52 and songs[songs["source"] == "Other"]["split"].nunique() > 1
         protocol = json.loads((tmp_path / "all_results.json").read_text())["protocol"]
-        assert " + Other; labels as distributed (0..1 mapped" in protocol
+        assert " + Other, audio rendered from the labels; labels as distributed (0..1 mapped" in protocol
 
 
 GAN_SIZES = ("--gan_batch_size", "8", "--gan_channels", "4", "--latent_size", "8", "--regressor_steps", "30")

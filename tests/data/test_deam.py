@@ -11,6 +11,7 @@ from datasets import Audio
 
 from emotion_ft.data.annotations import AnnotationError, read_static
 from emotion_ft.data.deam import load_deam, load_songs
+from emotion_ft.data.songs import labels_of
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, write_split
 
 DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
@@ -82,6 +83,46 @@ class TestLoadSongs:
         assert distributed.info.description == "DEAM; labels as distributed"
         with pytest.raises(ValueError, match="'distributed' or 'dynamic', got 'fixed'"):
             load_songs(root, labels="fixed")
+
+    def test_exchanged_rows_are_marked_under_either_treatment(self, root):
+        for labels in ("repaired", "distributed"):
+            songs = load_songs(root, labels)
+            assert songs["exchanged"][:] == [song_id <= 1000 for song_id in songs["song_id"]]
+        assert labels_of(songs, other_treatment=True) == pytest.approx(labels_of(load_songs(root)))
+
+    def test_dynamic_labels_are_the_means_of_the_curves(self, root, caplog):
+        songs = load_songs(root, labels="dynamic")
+        for name in ("valence", "arousal"):
+            means = [5 + 4 * np.mean(curve) for curve in songs[f"curve_{name}"]]
+            assert songs[name] == pytest.approx(means, abs=1e-5)
+        assert songs["valence_std"][0] is None and not any(songs["exchanged"])
+        assert songs.info.description == "DEAM; labels dynamic (means of the curves)" and not warnings(caplog)
+
+    def test_dynamic_labels_need_curves(self, root, caplog):
+        lines = (root / "valence.csv").read_text().splitlines()
+        for name in ("valence.csv", "arousal.csv"):
+            (root / name).write_text("\n".join((root / name).read_text().splitlines()[: len(lines) - 3]) + "\n")
+        assert len(load_songs(root, labels="dynamic")) == len(load_songs(root)) - 3
+        assert "left out: 3 songs have no curve" in caplog.text
+        for name in ("valence.csv", "arousal.csv"):
+            (root / name).unlink()
+        with pytest.raises(AnnotationError, match=r"need valence.csv and arousal.csv"):
+            load_songs(root, labels="dynamic")
+
+    def test_told_what_is_exchanged(self, root):
+        for name in ("valence.csv", "arousal.csv"):
+            (root / name).unlink()
+        distributed, told = load_songs(root), load_songs(root, exchanged_ids=(2, 13))
+        assert "as distributed (no dynamic" in distributed.info.description
+        inside = [2 <= song_id <= 13 for song_id in told["song_id"]]
+        assert told["exchanged"][:] == inside and sum(inside) > 1
+        assert f"in {sum(inside)} rows with ids 2-13, as told" in told.info.description
+        expected = np.where(np.array(inside), distributed["arousal"], distributed["valence"])
+        assert told["valence"] == pytest.approx(expected)
+
+    def test_raters(self, root):
+        songs = load_songs(root)
+        assert songs["raters"][:] == [5 if song_id > 2000 else 10 for song_id in songs["song_id"]]
 
     def test_nothing_to_repair(self, root):
         (root / "valence.csv").rename(root / "other.csv")

@@ -9,6 +9,7 @@ from emotion_ft.data.splits import (
     SplitError,
     full_songs_split,
     id_list_split,
+    k_folds,
     random_split,
     read_split,
     shared_artists,
@@ -165,3 +166,35 @@ class TestIdLists:
         assert_sound(splits, song_ids)
         without = id_list_split(DEAM / "splits" / "music2emo", song_ids.difference(splits["test"][:3]))
         assert [len(without[name]) for name in SPLIT_NAMES] == [1261, 271, 267]
+
+
+class TestKFolds:
+    @pytest.mark.parametrize("folds", [2, 5])
+    def test_every_song_is_tested_once_and_artists_stay_together(self, folds):
+        found = k_folds(SONGS, ARTISTS, folds)
+        assert len(found) == folds
+        assert sorted(song_id for splits in found for song_id in splits["test"]) == sorted(SONGS)
+        for splits in found:
+            assert_sound(splits, SONGS, ARTISTS)
+            assert shared_artists(splits, ARTISTS) == []
+
+    def test_folds_are_of_a_size_and_validation_is_the_asked_share(self):
+        for splits in k_folds(range(1000), None, 5, validation_fraction=0.1):
+            assert [len(splits[name]) for name in SPLIT_NAMES] == [700, 100, 200]
+
+    def test_seed_decides(self):
+        assert k_folds(SONGS, ARTISTS) == k_folds(SONGS, ARTISTS) != k_folds(SONGS, ARTISTS, seed=1)
+
+    def test_fewer_artists_than_folds_are_refused_with_the_counts(self):
+        four = {song_id: f"Artist {song_id % 4}" for song_id in range(100)}
+        with pytest.raises(SplitError, match=r"4 artists \(100 songs\) cannot fill 5 folds.*--group_by_artist false"):
+            k_folds(range(100), four, 5)
+        assert len(k_folds(range(100), None, 5)) == 5
+        with pytest.raises(SplitError, match="at least 2 folds, got 1"):
+            k_folds(range(100), four, 1)
+
+    @real
+    def test_deam(self):
+        song_ids, artists = read_static(DEAM).index, read_artists(DEAM)
+        for splits in k_folds(song_ids, artists):
+            assert 300 < len(splits["test"]) < 420 and shared_artists(splits, artists) == []

@@ -132,6 +132,15 @@ class TestLoss:
         parts = emotion_loss(a, b, "mse") + emotion_loss(a, b, "ccc")
         torch.testing.assert_close(emotion_loss(a, b, "mix"), parts / 2)
 
+    def test_weights_weigh_squared_errors(self, model, windows):
+        a, b, weights = torch.randn(3, 8, 2, generator=torch.Generator().manual_seed(0))
+        expected = torch.nn.functional.mse_loss(a, b, weight=weights)  # torch's own divides by the weights' sum
+        torch.testing.assert_close(emotion_loss(a, b, "mse", weights), expected * weights.sum() / weights.numel())
+        torch.testing.assert_close(emotion_loss(a, b, "mse", torch.ones(8, 2)), emotion_loss(a, b, "mse"))
+        labels = torch.zeros(len(windows), 2)
+        doubled = model(windows, labels, label_weights=torch.full_like(labels, 2)).loss
+        torch.testing.assert_close(doubled, 2 * model(windows, labels).loss)
+
 
 class TestFreezing:
     def test_frozen_backbone_gets_no_gradient(self, model, windows):
