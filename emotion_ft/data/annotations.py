@@ -141,7 +141,7 @@ def read_dynamic(root: str | os.PathLike) -> dict[int, Curve]:
         if path is None:
             there = next(filter(None, paths.values()))
             raise AnnotationError(f"found {there} but no {DYNAMIC_FILES[axis]} under {root}: both are needed")
-    (start, valence), (arousal_start, arousal) = (_read_curves(path) for path in paths.values())
+    (start, valence, lines), (arousal_start, arousal, _) = (_read_curves(path) for path in paths.values())
     if start != arousal_start:
         raise AnnotationError(f"{paths['valence']} starts at {start} s, but {paths['arousal']} at {arousal_start} s")
     for axis, only in (("valence", valence.keys() - arousal), ("arousal", arousal.keys() - valence)):
@@ -155,7 +155,11 @@ def read_dynamic(root: str | os.PathLike) -> dict[int, Curve]:
             f"{_listed(uneven)}"
         )
     if empty:
-        logger.warning("%d songs have no dynamic values and are left without curves: %s", len(empty), _listed(empty))
+        places = ", ".join(f"{song_id} (line {lines[song_id]})" for song_id in sorted(empty)[:10])
+        logger.warning(
+            "%d songs have no dynamic values in %s or %s and are left without curves: %s",
+            *(len(empty), *paths.values(), places + (", ..." if len(empty) > 10 else "")),
+        )
     return {key: Curve(start, CURVE_STEP, valence[key], arousal[key]) for key in sorted(valence.keys() - empty)}
 
 
@@ -186,8 +190,8 @@ def read_artists(root: str | os.PathLike) -> dict[int, str]:
     return artists
 
 
-def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray]]:
-    """The first column's time in seconds, and each song's values, float32, without the missing ones at the end."""
+def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, int]]:
+    """The first column's time in seconds, each song's values without the missing ones at the end, and its line."""
     rows = _rows(path)
     header = _header(path, rows, ("song_id",))
     moments = [re.fullmatch(r"sample_(\d+)ms", name) for name in header[1:]]
@@ -212,7 +216,7 @@ def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray]]:
         except ValueError as fault:
             faults.append(f"{path}, line {line}: {fault}")
     _report(faults)
-    return times[0], curves
+    return times[0], curves, lines
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

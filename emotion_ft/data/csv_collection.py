@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from datasets import Dataset
 
-from .annotations import AnnotationError, files_under, find_file
+from .annotations import RENDER_SETTINGS, AnnotationError, files_under, find_file
 from .csv_tables import Cell, Songs, canonical, check_names, is_number, nearest, read_songs, refuse_faults, several
 from .deam import AUDIO_SUFFIXES
 from .songs import songs_dataset
@@ -88,7 +88,8 @@ def load_csv(
         "artist": [artist or None for artist in artists],
     }
     mapped = "" if scale == (1, 9) else f" ({scale} mapped to 1..9)"
-    return songs_dataset(rows, f"{source}; labels as distributed{mapped}")
+    rendered = ", audio rendered from the labels" if find_file(audio_dir, RENDER_SETTINGS) else ""
+    return songs_dataset(rows, f"{source}{rendered}; labels as distributed{mapped}")
 
 
 def read_labels(csv: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFrame:

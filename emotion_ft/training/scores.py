@@ -70,8 +70,8 @@ def score_systems(table: pd.DataFrame, labels: str, resamples: int = 1000) -> pd
     Returns:
         A row for each treatment of the labels and system, and "ceiling", what a predictor of the true emotions would
         score against the mean of a few raters (see `ceiling`). Where songs are `exchanged`, the systems are scored
-        against the other treatment too. Columns: the keys of `metrics.score`, and these with `_low` and `_high`, the
-        bootstrap 95 % interval.
+        against the other treatment too; of several collections, the model has a row each. Columns: the keys of
+        `metrics.score`, and these with `_low` and `_high`, the bootstrap 95 % interval.
     """
     clusters = artist_of_song(table)
     treatments = [(labels, False)]
@@ -84,6 +84,11 @@ def score_systems(table: pd.DataFrame, labels: str, resamples: int = 1000) -> pd
             if f"{SYSTEMS[system]}_valence" in table:
                 predictions = system_predictions(table, system)
                 rows[treatment, system] = score_with_intervals(predictions, truth, clusters, resamples)
+        for source, part in table.groupby("source") if table["source"].nunique() > 1 else ():
+            if len(part) > 1:
+                rows[treatment, f"model, {source}"] = score_with_intervals(
+                    system_predictions(part, "model"), references(part, other), artist_of_song(part), resamples
+                )
         deviations = table[["valence_std", "arousal_std"]].to_numpy(np.float64)
         if not np.isnan(deviations).all(axis=0).any() and not other:
             raters = table[["raters"]].fillna(RATERS).to_numpy(np.float64)
@@ -94,8 +99,13 @@ def score_systems(table: pd.DataFrame, labels: str, resamples: int = 1000) -> pd
 def score_with_intervals(
     predictions: np.ndarray, truth: np.ndarray, clusters: list[str], resamples: int = 1000
 ) -> dict[str, float]:
-    """`metrics.score`, and its bootstrap 95 % intervals over clusters as `<key>_low` and `<key>_high`."""
+    """`metrics.score`, and its bootstrap 95 % intervals over clusters as `<key>_low` and `<key>_high`.
+
+    There are none when all songs are of one cluster.
+    """
     row = score(predictions, truth)
+    if len(set(clusters)) < 2:
+        return row
     for key, (low, high) in bootstrap_scores(predictions, truth, clusters, resamples).items():
         row |= {f"{key}_low": low, f"{key}_high": high}
     return row
@@ -110,12 +120,16 @@ def flat(scores: pd.DataFrame) -> dict[str, float | list[float]]:
     first = scores.index[0][0]
     results = {}
     for (treatment, system), row in scores.iterrows():
+        if system not in (*SYSTEMS, CEILING):
+            continue
         prefix = {"model": "test", CEILING: "ceiling"}.get(system, f"baseline_{system}")
         prefix = prefix if treatment == first else f"{treatment}_{prefix}"
         results |= {f"{prefix}_{key}": float(row[key]) for key in KEYS}
         if system == "model":
             results |= {
-                f"{prefix}_{key}_interval": [float(row[f"{key}_low"]), float(row[f"{key}_high"])] for key in KEYS
+                f"{prefix}_{key}_interval": [float(row[f"{key}_low"]), float(row[f"{key}_high"])]
+                for key in KEYS
+                if f"{key}_low" in row
             }
     return results
 

@@ -217,9 +217,9 @@ class TestReadDynamic:
     def test_song_without_values_is_skipped_with_a_warning(self, tmp_path, caplog):
         self.both(tmp_path, wide("2,0,0", "3,,NaN,"))
         assert list(read_dynamic(tmp_path)) == [2]
-        assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-            "1 songs have no dynamic values and are left without curves: 3"
-        ]
+        (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+        assert warning.startswith(f"1 songs have no dynamic values in {tmp_path / 'valence.csv'} or ")
+        assert warning.endswith("left without curves: 3 (line 3)")
 
     @real
     def test_deam(self):

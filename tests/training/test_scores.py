@@ -60,6 +60,20 @@ def test_the_ceiling_is_of_these_raters(labels, systems):
     assert "ceiling" not in score_systems(predictions_table(without, systems), "repaired").loc["repaired"].index
 
 
+def test_collections_are_scored_apart_too(labels, systems):
+    table = predictions_table(songs(labels, source=["DEAM"] * 25 + ["PMEmo"] * 15), systems)
+    scores = score_systems(table, "repaired")
+    expected = score(systems["model"][25:], labels[25:])
+    assert scores.loc[("repaired", "model, PMEmo"), "mean_ccc"] == pytest.approx(expected["mean_ccc"])
+    assert flat(scores)["test_mean_ccc"] == scores.loc[("repaired", "model"), "mean_ccc"]
+    assert not [name for name in flat(scores) if "PMEmo" in name]
+
+
+def test_songs_of_one_artist_have_no_intervals(labels, systems):
+    scores = score_systems(predictions_table(songs(labels, artist=["One"] * SONGS), systems), "repaired")
+    assert "mean_ccc_low" not in scores and len(report.text_table(scores.loc["repaired"]).splitlines()) == 4
+
+
 class TestBothTreatments:
     EXCHANGED = tuple(i < 25 for i in range(SONGS))
 
