@@ -35,6 +35,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    here = str(Path(__file__).parent)  # on the path, `import evaluate` would find the recipe instead of the library
+    sys.path[:] = [path for path in sys.path if path != here]
     from tqdm.auto import tqdm
     from transformers.utils.logging import disable_progress_bar
 

@@ -266,9 +266,10 @@ class TestRecipe:
         for name, values in expected.items():
             np.testing.assert_allclose(curve[name], values, atol=1e-4)
 
-    def test_a_picture_of_the_curve(self, predict, song, tmp_path):
-        status, _, _ = predict(song, "--curve", "--plot", tmp_path / "plots")
-        assert status == 0 and (tmp_path / "plots" / f"{song.name}.png").read_bytes().startswith(b"\x89PNG")
+    def test_a_picture_of_the_curve(self, recipe, predict, model_dir, song, tmp_path):
+        done = recipe("predict", "--model", model_dir, song, "--curve", "--plot", tmp_path / "plots")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "plots" / f"{song.name}.png").read_bytes().startswith(b"\x89PNG")
         status, _, errors = predict(song, "--plot", tmp_path)
         assert status == 2 and "ask for them with --curve" in errors
 
