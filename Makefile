@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BROWSER := $(VENV)/.browser
 
 .PHONY: help install demo test test-fast quality style benchmark clean
 
@@ -20,15 +21,25 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+# Chromium, for the test that opens a report; without it and without an apt-get that we may use, that test is skipped.
+$(BROWSER): $(STAMP)
+	@if ! command -v chromium >/dev/null; then \
+		if [ "$$(id -u)" = 0 ]; then root=; else root="sudo -n"; fi; \
+		{ command -v apt-get && $$root true && $$root apt-get update -qq && \
+			$$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } </dev/null >/dev/null 2>&1; \
+	fi; \
+	if command -v chromium >/dev/null; then touch $@; \
+	else echo "No chromium here, and apt-get cannot install it: the browser test will be skipped."; fi
+
 install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/accelerate launch recipes/finetune.py recipes/configs/toy.yaml --overwrite_output_dir
 
-test: $(STAMP)
+test: $(STAMP) $(BROWSER)
 	$(BIN)/python -m pytest
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) $(BROWSER)
 	$(BIN)/python -m pytest -m "not slow"
 
 quality: $(STAMP)

@@ -6,16 +6,11 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .modeling import ASTEmotionFeatureExtractor
+from .templates import TEMPLATES
 from .training.curves import ROWS
 from .training.metrics import DIMENSIONS, METRICS
 from .training.report import LEGEND, blocks, interval_line, markdown_table
 
-# In a checkout the templates lie beside the package, in a wheel inside it.
-TEMPLATES = next(
-    folder / "hub_cards"
-    for folder in (Path(__file__).parents[1], Path(__file__).parent)
-    if (folder / "hub_cards").is_dir()
-)
 NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
 
 

@@ -40,6 +40,7 @@ def main() -> None:
     from emotion_ft.hub import write_model_card
     from emotion_ft.training import cross_validation, curves, experiment, report, song_plots
     from emotion_ft.training.finetuning import finetune
+    from emotion_ft.training.page import write_page
     from emotion_ft.training.scores import flat, score_systems
 
     config = parse_config([arguments.config, *flags], description=__doc__)
@@ -55,9 +56,8 @@ def main() -> None:
     stored, bad_files = experiment.store_features(DatasetDict({"all": songs}), extractor, config.data)
     songs, there = stored["all"], set(stored["all"]["song_id"])
 
-    anew = training.overwrite_output_dir
     for fold in arguments.fold or range(folds):
-        if cross_validation.finished(folder, fold) and not anew:
+        if cross_validation.finished(folder, fold):
             continue
         sides = {name: [song_id for song_id in ids if song_id in there] for name, ids in splits[fold].items()}
         ours = cross_validation.fold_config(config, folder, fold)
@@ -69,6 +69,7 @@ def main() -> None:
             place = ours.training.output_dir
             write_model_card(place, run.results, run.scores, run.curve_scores)
             report.write_results(place, run.results)
+            write_page(place)
     if training.process_index:
         return
     if missing := [fold for fold in range(folds) if not cross_validation.finished(folder, fold)]:
@@ -89,13 +90,14 @@ def main() -> None:
     if curve_scores is not None:
         report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
     report.write_results(folder, results)
+    page = write_page(folder)
     print(f"\n{protocol}\n{len(table)} out-of-fold songs; ", end="")
     report.print_scores(scores, fold_scores)
     if curve_scores is not None:
         print(f"\nmean over folds, {curves.text_table(curve_scores)}")
     if "interval_level" in results:
         print(f"\n{report.interval_line(results)}")
-    print(f"\nFolds, numbers and plots: {folder}; python recipes/report.py {folder} makes a page of them")
+    print(f"\nFolds, numbers and plots: {folder}; all on one page: {page}")
 
 
 if __name__ == "__main__":

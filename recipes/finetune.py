@@ -19,6 +19,7 @@ def main() -> None:
     from emotion_ft.hub import write_model_card
     from emotion_ft.training import curves, experiment, report
     from emotion_ft.training.finetuning import finetune
+    from emotion_ft.training.page import write_page
 
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
@@ -39,6 +40,7 @@ def main() -> None:
     results, folder = finished.results, training.output_dir
     write_model_card(folder, results, finished.scores, finished.curve_scores, training.hub_model_id)
     report.write_results(folder, results)
+    page = write_page(folder)
     made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
     print(f"\n{results['protocol']}{made}\n{results['test_songs']} held-out songs, ", end="")
     report.print_scores(finished.scores)
@@ -46,7 +48,7 @@ def main() -> None:
         print(f"\n{curves.text_table(finished.curve_scores)}")
     if "interval_level" in results:
         print(f"\n{report.interval_line(results)}")
-    print(f"\nModel, numbers and plots: {folder}; python recipes/report.py {folder} makes a page of them")
+    print(f"\nModel, numbers and plots: {folder}; all on one page: {page}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def test_a_saved_model_opens_with_the_auto_classes(tmp_path, tiny_model, tiny_ex
         assert all((loaded.state_dict()[name] == value).all() for name, value in tiny_model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "train_gan", "ablate", "cross_validate"])
+@pytest.mark.parametrize(
+    "name", ["finetune", "evaluate", "predict", "train_gan", "ablate", "cross_validate", "report"]
+)
 def test_recipes_show_help(recipe, name):
     done = recipe(name, "--help")
     assert done.returncode == 0, done.stderr

@@ -112,7 +112,7 @@ class TestFinetune:
         folder = finished[0]
         for name in ("config.yaml", "all_results.json", "predictions.csv", "model.safetensors", "config.json"):
             assert (folder / name).stat().st_size > 0, name
-        for name in ("scores.csv", "songs.csv", "audit/audit.md", "audit/audit.csv"):
+        for name in ("scores.csv", "songs.csv", "audit/audit.md", "audit/audit.csv", "report.html"):
             assert (folder / name).stat().st_size > 0, name
         for name in ("learning_curve.png", "valence_arousal.png", "residuals.png", "worst_songs.png"):
             assert (folder / "plots" / name).read_bytes().startswith(b"\x89PNG")
@@ -148,7 +148,9 @@ class TestFinetune:
         results = json.loads((folder / "all_results.json").read_text())
         values = {result.metric_type: result.metric_value for result in card.data.eval_results}
         assert len(values) == 10 and results["protocol"] in card.text
-        assert "(audit/audit.md)" in card.text and "Intervals of level 0.5" in card.text
+        assert (
+            "(audit/audit.md)" in card.text and "(report.html)" in card.text and "Intervals of level 0.5" in card.text
+        )
         assert re.search(r"\| model +\| \d\.\d{3}<br>\[", card.text)
         assert all(value == pytest.approx(results[f"test_{name}"], abs=1e-4) for name, value in values.items())
         example = re.search(r"```python\n(.*?)```", card.text, re.S)[1]

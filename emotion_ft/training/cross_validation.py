@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..data.splits import Splits, k_folds
 from ..errors import UsageError
 from . import report
 from .curves import read_curve_scores
-from .experiment import RESULTS_NAME, SPLITS_NAME, last_checkpoint
+from .experiment import RESULTS_NAME, SPLITS_NAME, clear, last_checkpoint
 from .metrics import DIMENSIONS
 from .scores import artist_of_song, references, score_with_intervals, system_predictions
 
@@ -71,6 +72,10 @@ def settle(config: Config, folder: Path, protocol: str) -> None:
                     f"'{folder}' holds folds of {found['protocol']} with other settings ({', '.join(changes[:6])}): "
                     "--overwrite_output_dir to start anew, or another --output."
                 )
+        if config.training.overwrite_output_dir:
+            clear(folder)
+            for old in folder.glob("fold-*"):
+                shutil.rmtree(old)
         note.write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -80,7 +85,7 @@ def fold_config(config: Config, folder: Path, fold: int) -> Config:
     place = fold_folder(folder, fold)
     ours.training.output_dir = str(place)
     ours.data.split = str(place / SPLITS_NAME)
-    going_on = last_checkpoint(place) is not None and not config.training.overwrite_output_dir
+    going_on = last_checkpoint(place) is not None
     ours.training.resume_from_checkpoint = "last" if going_on else None
     ours.training.overwrite_output_dir = not going_on
     return ours

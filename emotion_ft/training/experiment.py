@@ -84,14 +84,14 @@ def prepare_output_dir(
         if PartialState().is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             if finished or last:
-                _clear(folder)
+                clear(folder)
     return None
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove a run, and with it every file that would stand beside the next run's split and not belong to it."""
     names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.SCORES_NAME, report.PLOTS_NAME)
-    names += ("README.md", SONGS_NAME, AUDIT_NAME)
+    names += ("README.md", SONGS_NAME, AUDIT_NAME, report.CURVE_SCORES_NAME, report.FOLD_SCORES_NAME, report.PAGE_NAME)
     names += (report.TRACKING_NAME, "discriminator", "regressor")
     for old in [*folder.glob("checkpoint-*"), *(folder / name for name in names)]:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ PREDICTIONS_NAME = "predictions.csv"
 SCORES_NAME = "scores.csv"
 CURVE_SCORES_NAME = "curve_scores.csv"
 FOLD_SCORES_NAME = "fold_scores.csv"
+PAGE_NAME = "report.html"
 PLOTS_NAME = "plots"
 TRACKING_NAME = "runs"  # where TensorBoard looks
 
@@ -139,6 +140,7 @@ def plot_learning_curve(folder: str | Path, state: TrainerState, unfreeze_at: fl
     for axes, title, keys, scale in panels:
         for key, label in keys.items():
             points = [(entry["epoch"], entry[key]) for entry in state.log_history if key in entry]
+            points = [point for point in points if scale == "linear" or point[1] > 0]
             if points:
                 axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 40 else None)
         if 0 < unfrozen < state.epoch:

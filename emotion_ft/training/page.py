@@ -1,0 +1,220 @@
+"""A finished run as one HTML page that holds everything: numbers, pictures, style and script."""
+
+import base64
+import json
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from ..config import CONFIG_NAME
+from ..errors import UsageError
+from ..templates import TEMPLATES
+from . import report
+from .cross_validation import NOTE_NAME, fold_folder
+from .curves import ROWS, read_curve_scores
+from .experiment import AUDIT_NAME, RESULTS_NAME, SONGS_NAME
+from .metrics import DIMENSIONS, METRICS
+from .scores import CEILING, references, system_predictions
+from .song_plots import QUADRANTS
+
+WORST = 20
+SIDES = ("train", "validation", "test")
+SHOWN = ("r2", "ccc")
+"""Metrics without a unit: in the tiles and in the forest plot."""
+
+
+class Cell(NamedTuple):
+    """A score and its 95 % interval, None where there is none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class Forest(NamedTuple):
+    """One panel of the forest plot: a metric of a dimension, on an axis from `low` to 1."""
+
+    dimension: str
+    metric: str
+    low: float
+    ticks: list[float]
+
+
+def write_page(folder: str | Path) -> Path:
+    """Write `report.html` into the folder of a finished fine-tuning run or cross-validation.
+
+    The page loads nothing: its pictures, its style and its script are inside. Parts that the run did not leave behind
+    (an audit, curves, plots, prediction intervals) are named as missing.
+
+    Raises:
+        UsageError: when the folder holds no finished run; says what is missing and which command makes it.
+    """
+    folder = Path(folder)
+    results = _results(folder)
+    folds = range(results.get("folds", 0))
+    songs = _read_songs(folder / report.PREDICTIONS_NAME)
+    scores = pd.read_csv(folder / report.SCORES_NAME, index_col=["labels", "system"])
+    blocks = report.blocks(scores)
+    treatment, first = next(iter(blocks.items()))
+    ranking = first["mean_ccc"].drop(CEILING, errors="ignore").sort_values(ascending=False)
+    fold_scores = folder / report.FOLD_SCORES_NAME
+    if folds and fold_scores.is_file():
+        model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]
+        first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
+    tables = {name: _cells(block) for name, block in (blocks | {treatment: first}).items()}
+    curve_scores = read_curve_scores(folder)
+    runs = {f"fold {fold}": fold_folder(folder, fold) for fold in folds} or {"": folder}
+    config = folder / CONFIG_NAME
+    config_text = config.read_text() if config.is_file() else None
+    page = _template().render(
+        name=folder.resolve().name,
+        folder=folder,
+        runs=runs,
+        png=_png,
+        results=results,
+        config=yaml.safe_load(config_text or "{}"),
+        config_text=config_text,
+        sides=_sides(runs),
+        audit=_audit(folder / AUDIT_NAME / "audit.md"),
+        tables=tables,
+        headline=next(iter(tables[treatment].values())),
+        ranking=ranking.to_dict(),
+        forests={name: _forests(rows) for name, rows in tables.items()},
+        curve_scores=None if curve_scores is None else curve_scores.rename(index=ROWS).to_dict("index"),
+        intervals=report.interval_line(results) if "interval_level" in results else None,
+        songs=songs.to_dict("records"),
+        quadrants=quadrant_errors(songs),
+        worst=songs.nlargest(WORST, "distance").to_dict("records"),
+        commands=_commands(folder, len(folds)),
+        dimensions=DIMENSIONS,
+        metrics=METRICS,
+        titles=report.TITLES | {"r2": "R²"},
+        legend=report.LEGEND,
+    )
+    path = folder / report.PAGE_NAME
+    path.write_text(page.lstrip(), encoding="utf-8")
+    return path
+
+
+def quadrant_errors(songs: pd.DataFrame) -> list[dict]:
+    """A row a quadrant of the labels that has songs: their number, and of each dimension mean error and RMSE.
+
+    Args:
+        songs: of `scores.predictions_table`.
+    """
+    labels = references(songs)
+    errors, signs = system_predictions(songs, "model") - labels, np.where(labels >= 5, 1, -1)
+    inside = {name: errors[(signs == sign).all(1)] for name, sign in QUADRANTS.items()}
+    return [
+        {"name": name, "songs": len(rows), "errors": rows.mean(0), "rmse": np.sqrt(np.square(rows).mean(0))}
+        for name, rows in (inside | {"all": errors}).items()
+        if len(rows)
+    ]
+
+
+def _results(folder: Path) -> dict:
+    """`all_results.json`, of a folder that has the tables, too."""
+    needed = (RESULTS_NAME, report.PREDICTIONS_NAME, report.SCORES_NAME)
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if not missing:
+        return json.loads((folder / RESULTS_NAME).read_text())
+    place = shlex.quote(str(folder))
+    if (folder / NOTE_NAME).is_file():
+        command = f"accelerate launch recipes/cross_validate.py CONFIG --output {place} goes on with it"
+    else:
+        command = f"accelerate launch recipes/finetune.py CONFIG --output_dir {place} makes one"
+    state = f"lacks {', '.join(missing)}" if folder.is_dir() else "is not there"
+    raise UsageError(f"'{folder}' holds no finished run, it {state}: {command}.")
+
+
+def _read_songs(path: Path) -> pd.DataFrame:
+    """`predictions.csv` and the distance from label to prediction; an artist called NA stays one."""
+    text = dict.fromkeys(("song_id", "source", "audio", "artist"), str)
+    songs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+    songs[list(text)] = songs[list(text)].fillna("")
+    return songs.assign(distance=np.linalg.norm(system_predictions(songs, "model") - references(songs), axis=1))
+
+
+def _cells(scores: pd.DataFrame) -> dict[str, dict[str, Cell]]:
+    """By row and key."""
+
+    def cell(row: pd.Series, key: str) -> Cell:
+        bounds = [row.get(f"{key}_{end}", np.nan) for end in ("low", "high")]
+        return Cell(row[key], *(None if np.isnan(bound) else bound for bound in bounds))
+
+    return {str(name): {key: cell(row, key) for key in report.COLUMNS} for name, row in scores.iterrows()}
+
+
+def _forests(rows: dict[str, dict[str, Cell]]) -> list[Forest]:
+    """The panels of a table; below -1 all scores are equally bad, and would press the others together."""
+    panels = []
+    for dimension in DIMENSIONS:
+        for metric in SHOWN:
+            cells = [row[f"{dimension}_{metric}"] for row in rows.values()]
+            lows = [cell.value if cell.low is None else min(cell.value, cell.low) for cell in cells]
+            low = max(np.floor(4 * min(0, *lows)) / 4, -1.0)
+            step = 0.25 if low > -0.5 else 0.5
+            ticks = np.arange(np.ceil(low / step) * step, 1.1, step)
+            panels.append(Forest(dimension, metric, low, ticks.tolist()))
+    return panels
+
+
+def _sides(runs: dict[str, Path]) -> pd.DataFrame | None:
+    """Songs by run and source, a column a side; None where a run has not left its list."""
+    lists = {name: run / SONGS_NAME for name, run in runs.items()}
+    if not all(path.is_file() for path in lists.values()):
+        return None
+    songs = pd.concat([pd.read_csv(path).assign(run=name) for name, path in lists.items()])
+    return songs.groupby(["run", "source", "split"]).size().unstack(fill_value=0).reindex(columns=SIDES, fill_value=0)
+
+
+def _audit(path: Path) -> Markup | None:
+    """The report of the audit as HTML, its headings two levels down. It quotes names of files: only text gets in."""
+    if not path.is_file():
+        return None
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.disable(["image", "link", "autolink", "reference"])
+    tokens = parser.parse(path.read_text())
+    for token in tokens:
+        if token.type.startswith("heading_"):
+            token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
+        elif token.type == "th_open":
+            token.attrSet("scope", "col")
+    html = parser.renderer.render(tokens, parser.options, {})
+    html = html.replace("<table>", '<div class="scroll" tabindex="0"><table>').replace("</table>", "</table></div>")
+    return Markup(html)
+
+
+def _png(path: Path) -> str | None:
+    """A picture as a data URI; None where there is none."""
+    if not path.is_file():
+        return None
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _commands(folder: Path, folds: int) -> list[str]:
+    """What makes the run again, beside the first, and this page."""
+    place, config, again = (shlex.quote(str(path)) for path in (folder, folder / CONFIG_NAME, f"{folder}-again"))
+    if folds:
+        run = f"accelerate launch recipes/cross_validate.py {config} --folds {folds} --output {again}"
+    else:
+        run = f"accelerate launch recipes/finetune.py {config} --output_dir {again}"
+    return [run, f"python recipes/report.py {place}"]
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(report.PAGE_NAME)
