@@ -148,9 +148,8 @@ class TestFinetune:
         results = json.loads((folder / "all_results.json").read_text())
         values = {result.metric_type: result.metric_value for result in card.data.eval_results}
         assert len(values) == 10 and results["protocol"] in card.text
-        assert (
-            "(audit/audit.md)" in card.text and "(report.html)" in card.text and "Intervals of level 0.5" in card.text
-        )
+        for said in ("(audit/audit.md)", "(report.html)", "Intervals of level 0.5"):
+            assert said in card.text
         assert re.search(r"\| model +\| \d\.\d{3}<br>\[", card.text)
         assert all(value == pytest.approx(results[f"test_{name}"], abs=1e-4) for name, value in values.items())
         example = re.search(r"```python\n(.*?)```", card.text, re.S)[1]
@@ -334,6 +333,13 @@ class TestCrossValidate:
         finetune(folder / "config.yaml", "--output_dir", tmp_path)
         first, again = (load_file(path / "model.safetensors") for path in (folder, tmp_path))
         assert all(torch.equal(first[name], again[name]) for name in first)
+
+    def test_starting_anew_leaves_no_old_fold(self, folds, tmp_path):
+        shutil.copytree(folds[0], tmp_path / "cv")
+        flags = (*folds[2], "--output", tmp_path / "cv", "--num_train_epochs", "1", "--overwrite_output_dir")
+        out, _ = cross_validate(*flags, "--fold", "2")
+        assert "folds 0, 1 of 3 are still to come" in out
+        assert not [name for name in ("all_results.json", "scores.csv", "fold-0") if (tmp_path / "cv" / name).exists()]
 
     def test_fewer_artists_than_folds(self, config, tmp_path):
         _, err = cross_validate(config, "--folds", "40", "--output", tmp_path, code=1)
