@@ -3,10 +3,12 @@
 import copy
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from accelerate import PartialState
 from datasets import Dataset
 
@@ -21,6 +23,7 @@ from .metrics import DIMENSIONS
 from .scores import artist_of_song, references, score_with_intervals, system_predictions
 
 NOTE_NAME = "cross_validation.json"
+PLACES = ("data_root", "cache_dir", "num_proc", "output_dir", "dataloader_num_workers")
 
 
 def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits], str]:
@@ -58,25 +61,39 @@ def settle(config: Config, folder: Path, protocol: str) -> None:
         note = folder / NOTE_NAME
         if not note.is_file() and ((folder / RESULTS_NAME).is_file() or last_checkpoint(folder)):
             raise UsageError(f"'{folder}' holds a run and no cross-validation: choose another --output.")
+        anew = config.training.overwrite_output_dir
+        settings = {"protocol": protocol, "config": _settings(config)}
+        if note.is_file() and not anew and (changes := _changes(settings, json.loads(note.read_text()))):
+            raise UsageError(
+                f"'{folder}' holds folds of other settings ({'; '.join(changes[:6])}): --overwrite_output_dir to "
+                "start anew, or another --output."
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        path = config.save(folder)
-        settings = {"protocol": protocol, "config": path.read_text()}
-        if note.is_file() and not config.training.overwrite_output_dir:
-            found = json.loads(note.read_text())
-            if found != settings:
-                (folder / "config.yaml").write_text(found["config"])
-                lines = [set(text.splitlines()) for text in (settings["config"], found["config"])]
-                changes = [f"'{line.strip()}' here" for line in sorted(lines[0] - lines[1])]
-                changes += [f"'{line.strip()}' there" for line in sorted(lines[1] - lines[0])]
-                raise UsageError(
-                    f"'{folder}' holds folds of {found['protocol']} with other settings ({', '.join(changes[:6])}): "
-                    "--overwrite_output_dir to start anew, or another --output."
-                )
-        if config.training.overwrite_output_dir:
+        if anew:
             clear(folder)
             for old in folder.glob("fold-*"):
                 shutil.rmtree(old)
+        config.save(folder)
         note.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _settings(config: Config) -> dict:
+    """The configuration as `config.yaml` holds it, without what another machine may have otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        sections = yaml.safe_load(config.save(folder).read_text())
+    return {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items() if key not in PLACES
+    }
+
+
+def _changes(ours: dict, theirs: dict) -> list[str]:
+    """What differs, in words."""
+    changes = [] if ours["protocol"] == theirs["protocol"] else [f"there, {theirs['protocol']}"]
+    for key in sorted(ours["config"].keys() | theirs["config"].keys()):
+        pair = [settings["config"].get(key) for settings in (ours, theirs)]
+        if pair[0] != pair[1]:
+            changes.append(f"{key} is {pair[0]} here and was {pair[1]}")
+    return changes
 
 
 def fold_config(config: Config, folder: Path, fold: int) -> Config:

@@ -62,7 +62,7 @@ def finetune(
     """
     training, folder = config.training, config.training.output_dir
     refuse_leaks(songs, config.data.group_by_artist)
-    train = _training_windows(config, extractor, songs)
+    train = training_windows(config, extractor, songs)
     trainer = EmotionTrainer(
         model=experiment.build_model(config, extractor),
         args=training,
@@ -121,7 +121,7 @@ def finetune(
     return finished
 
 
-def _training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict) -> Dataset:
+def training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict) -> Dataset:
     """The training songs as the trainer takes them."""
     if config.synthetic.gan:
         return mix_synthetic(config, songs, extractor)

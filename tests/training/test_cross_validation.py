@@ -1,0 +1,102 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emotion_ft.config_parser import parse_config
+from emotion_ft.data.songs import songs_dataset
+from emotion_ft.data.splits import SplitError
+from emotion_ft.errors import UsageError
+from emotion_ft.training.cross_validation import draw_folds, finished, fold_config, pool, pooled_results, settle
+
+
+def config(*flags):
+    return parse_config(["--precision", "fp32", *flags])
+
+
+def songs(artists):
+    count = len(artists)
+    labels = {"valence": [5.0] * count, "arousal": [5.0] * count, "artist": artists}
+    columns = {"song_id": range(count), "source": ["X"] * count, "audio": [f"{i}.mp3" for i in range(count)], **labels}
+    return songs_dataset(columns, "X")
+
+
+class TestDrawing:
+    ARTISTS = tuple(f"Artist {i % 20}" if i < 60 else None for i in range(100))
+
+    def test_the_protocol_says_how(self):
+        splits, protocol = draw_folds(songs(self.ARTISTS), config(), 4)
+        assert len(splits) == 4
+        assert protocol.startswith(
+            "artist-grouped 4-fold cross-validation, 0.15 validation, grouped by artist (known for"
+        )
+        assert "60 of 100 songs), seed 42" in protocol
+        splits, protocol = draw_folds(songs(self.ARTISTS), config("--group_by_artist", "false", "--seed", "7"), 4)
+        assert protocol == "song-level 4-fold cross-validation, 0.15 validation, not grouped by artist, seed 7"
+        artists = [{self.ARTISTS[i] for i in split["test"]} - {None} for split in splits]
+        assert artists[0] & artists[1]  # song by song, artists do cross
+
+    def test_fewer_artists_than_folds(self):
+        with pytest.raises(SplitError, match=r"3 artists \(30 songs\) cannot fill 5 folds"):
+            draw_folds(songs([f"Artist {i % 3}" for i in range(30)]), config(), 5)
+
+    def test_a_split_of_the_users_own_is_refused(self):
+        with pytest.raises(UsageError, match="draws its own folds: leave out --split full_songs"):
+            draw_folds(songs(self.ARTISTS), config("--split", "full_songs"), 4)
+
+
+class TestFolder:
+    def test_other_settings_do_not_mix(self, tmp_path):
+        settle(config(), tmp_path, "5 folds")
+        settle(config(), tmp_path, "5 folds")
+        settle(config("--num_proc", "8", "--data_root", "elsewhere"), tmp_path, "5 folds")  # another machine
+        saved = (tmp_path / "config.yaml").read_text()
+        with pytest.raises(UsageError, match=r"other settings \(training.weight_decay is 0.5 here and was 0.0001\)"):
+            settle(config("--weight_decay", "0.5"), tmp_path, "5 folds")
+        with pytest.raises(UsageError, match=r"other settings \(there, 5 folds\)"):
+            settle(config(), tmp_path, "6 folds")
+        assert (tmp_path / "config.yaml").read_text() == saved
+
+    def test_starting_anew_leaves_nothing_of_the_old_folds(self, tmp_path):
+        settle(config(), tmp_path, "5 folds")
+        for name in ("fold-3/all_results.json", "all_results.json", "fold_scores.csv", "report.html"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("{}")
+        assert finished(tmp_path, 3)
+        settle(config("--weight_decay", "0.5", "--overwrite_output_dir"), tmp_path, "5 folds")
+        assert not finished(tmp_path, 3) and not (tmp_path / "fold-3").exists()
+        assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "cross_validation.json"}
+        settle(config("--weight_decay", "0.5"), tmp_path, "5 folds")
+
+    def test_a_run_is_not_made_a_cross_validation(self, tmp_path):
+        (tmp_path / "all_results.json").write_text("{}")
+        with pytest.raises(UsageError, match="holds a run and no cross-validation: choose another --output"):
+            settle(config(), tmp_path, "5 folds")
+
+    def test_a_fold_goes_on_from_its_checkpoint(self, tmp_path):
+        given = config()
+        assert fold_config(given, tmp_path, 1).training.overwrite_output_dir
+        (tmp_path / "fold-1" / "checkpoint-10").mkdir(parents=True)
+        (tmp_path / "fold-1" / "checkpoint-10" / "trainer_state.json").write_text("{}")
+        ours = fold_config(given, tmp_path, 1)
+        assert ours.training.resume_from_checkpoint == "last" and not ours.training.overwrite_output_dir
+        assert ours.training.output_dir == str(tmp_path / "fold-1") and ours.data.split.endswith("fold-1/splits")
+        assert (given.training.output_dir, given.data.split) == ("runs/finetune", "random")
+
+
+def test_pooled_over_songs_and_not_over_folds(tmp_path):
+    rng = np.random.default_rng(0)
+    for fold, ids in enumerate(([4, 1, 9], [2])):
+        folder = tmp_path / f"fold-{fold}"
+        folder.mkdir()
+        pd.DataFrame({"song_id": ids, "valence": rng.random(len(ids))}).to_csv(folder / "predictions.csv", index=False)
+        results = {"test_songs": len(ids), "synthetic_windows": 0, "bad_files": 1, "train_runtime": 2.0, "epochs": 3}
+        results |= {"interval_level": 0.9, "interval_valence": 1.0 + fold, "interval_arousal": 1.0}
+        results |= {"test_valence_coverage": 1.0 - fold, "test_arousal_coverage": 0.5}
+        (folder / "all_results.json").write_text(json.dumps(results))
+    table = pool(tmp_path, 2)
+    assert table["song_id"].tolist() == [1, 2, 4, 9] and table["fold"].tolist() == [0, 1, 0, 0]
+    pooled = pooled_results(tmp_path, 2)
+    assert pooled["test_songs"] == 4 and pooled["test_valence_coverage"] == 0.75
+    assert pooled["interval_valence"] == 1.5 and pooled["train_runtime"] == 4.0
