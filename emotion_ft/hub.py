@@ -33,12 +33,13 @@ def write_model_card(
     folder = Path(folder)
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
     name = folder.resolve().name
-    rendered = results["protocol"].startswith("songs rendered")
+    rendered = "rendered" in results["protocol"]
+    collection = results["protocol"].split(";")[0]
     eval_results = [
         EvalResult(
             task_type="audio-classification",
             task_name="Music emotion regression",
-            dataset_type="rendered" if rendered else "deam",
+            dataset_type="rendered" if rendered else collection.lower(),
             dataset_name=results["protocol"],
             dataset_split="test",
             metric_type=f"{dimension}_{metric}",

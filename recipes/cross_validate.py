@@ -36,12 +36,10 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.data.songs import select_splits
     from emotion_ft.hub import write_model_card
-    from emotion_ft.training import cross_validation, curves, experiment, report, song_plots
+    from emotion_ft.training import cross_validation, curves, experiment, report
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page
-    from emotion_ft.training.scores import flat, score_systems
 
     config = parse_config([arguments.config, *flags], description=__doc__)
     training, folds = config.training, arguments.folds
@@ -54,17 +52,16 @@ def main() -> None:
     folder = Path(arguments.output or f"{training.output_dir}-cv")
     cross_validation.settle(config, folder, protocol)
     stored, bad_files = experiment.store_features(DatasetDict({"all": songs}), extractor, config.data)
-    songs, there = stored["all"], set(stored["all"]["song_id"])
+    songs = stored["all"]
 
     for fold in arguments.fold or range(folds):
         if cross_validation.finished(folder, fold):
             continue
-        sides = {name: [song_id for song_id in ids if song_id in there] for name, ids in splits[fold].items()}
+        parts = cross_validation.fold_songs(songs, splits[fold], protocol, fold)
         ours = cross_validation.fold_config(config, folder, fold)
         logging.info("fold %d of %d", fold, folds)
         checkpoint = experiment.prepare_output_dir(ours.training)
         experiment.make_deterministic(training)
-        parts = select_splits(songs, sides, f"{protocol}, fold {fold}")
         if run := finetune(ours, extractor, parts, bad_files, checkpoint):
             place = ours.training.output_dir
             write_model_card(place, run.results, run.scores, run.curve_scores)
@@ -77,21 +74,11 @@ def main() -> None:
         return
 
     experiment.write_audit(folder, config.data)
-    table = cross_validation.pool(folder, folds)
-    scores, fold_scores = score_systems(table, config.data.labels), cross_validation.score_folds(table)
-    protocol = f"{songs.info.description}; {protocol}"
-    results = {"protocol": protocol, "labels": config.data.labels, "folds": folds}
-    results |= {**cross_validation.pooled_results(folder, folds), **flat(scores)}
-    report.write_table(folder, report.PREDICTIONS_NAME, table)
-    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
-    report.write_table(folder, report.FOLD_SCORES_NAME, fold_scores.rename_axis("fold").reset_index())
-    song_plots.plot_held_out(folder, table, scores, protocol, songs, extractor)
-    curve_scores = cross_validation.mean_curve_scores(folder, folds)
-    if curve_scores is not None:
-        report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
-    report.write_results(folder, results)
+    scores, fold_scores, curve_scores, results = cross_validation.write_pooled(
+        folder, folds, songs, protocol, extractor
+    )
     page = write_page(folder)
-    print(f"\n{protocol}\n{len(table)} out-of-fold songs; ", end="")
+    print(f"\n{results['protocol']}\n{results['test_songs']} out-of-fold songs; ", end="")
     report.print_scores(scores, fold_scores)
     if curve_scores is not None:
         print(f"\nmean over folds, {curves.text_table(curve_scores)}")

@@ -16,7 +16,9 @@ from pathlib import Path
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a trained model, with its config.yaml")
-    parser.add_argument("--data_root", help="folder with the songs and their annotations")
+    parser.add_argument(
+        "--data_root", help="folder with the songs and annotations (default: as the model was trained)"
+    )
     parser.add_argument("--collection", help="YAML file of another collection, whose paths --data_root may set")
     parser.add_argument("--songs", choices=["test", "validation", "train"], default="test", help="default: test")
     parser.add_argument(
@@ -28,8 +30,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
     parser.add_argument("--output", help="also write the numbers to this JSON file")
     arguments = parser.parse_args()
-    if not (arguments.data_root or arguments.collection):
-        parser.error("name the songs with --data_root, or another collection with --collection")
     if arguments.output and not Path(arguments.output).absolute().parent.is_dir():
         parser.error(f"--output: no folder '{Path(arguments.output).parent}'")
     return arguments
@@ -53,22 +53,24 @@ def main() -> None:
     disable_progress_bar()
     model_dir = Path(arguments.model)
     config = parse_config([str(model_dir / CONFIG_NAME), "--rendered_songs", "0", "--precision", "fp32"])
-    config.data.data_root = arguments.data_root
+    config.data.data_root = arguments.data_root or config.data.data_root
     config.data.labels = arguments.labels or config.data.labels
     config.data.num_proc = arguments.num_proc
 
     model, extractor = load_model(model_dir)
     if arguments.collection:
         songs = evaluation.load_external(arguments.collection, arguments.data_root, model_dir)
-        config.data.labels = "distributed"
     else:
         split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
         songs = experiment.load_side(config.data, split, arguments.songs)
+        if arguments.split and arguments.songs != "train":
+            evaluation.refuse_known(songs[arguments.songs], model_dir)
     name = next(iter(songs))
     songs, _ = experiment.store_features(songs, extractor, config.data)
     songs = songs[name]
+    annotated = curves.with_curves(songs) if arguments.curves else None
     table = evaluation.predicted(songs, predict_songs(model, extractor, songs, arguments.batch_size), model_dir)
-    scores = score_systems(table, config.data.labels)
+    scores = score_systems(table)
     results = model_dir / experiment.RESULTS_NAME
     trained = json.loads(results.read_text())["protocol"] if results.is_file() else "of an unfinished run"
     results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **flat(scores)}
@@ -76,9 +78,9 @@ def main() -> None:
     report.print_scores(scores)
     if line := evaluation.coverage_line(table, model.config):
         print(f"\n{line}")
-    if arguments.curves:
-        predicted = predict_curves(model, extractor, curves.with_curves(songs), arguments.batch_size)
-        curve_scores = curves.score_curves(predicted, curves.annotated_curves(curves.with_curves(songs)))
+    if annotated is not None:
+        predicted = predict_curves(model, extractor, annotated, arguments.batch_size)
+        curve_scores = curves.score_curves(predicted, curves.annotated_curves(annotated))
         results |= curves.flat(curve_scores)
         print(f"\n{curves.text_table(curve_scores)}")
     if arguments.output:

@@ -59,7 +59,8 @@ def main() -> int:
 
             Path(arguments.plot).mkdir(parents=True, exist_ok=True)
             time, valence, arousal = predictions[path].curve
-            picture = Path(arguments.plot) / f"{Path(path).name}.png"
+            namesakes = sum(Path(other).name == Path(path).name for other in list(predictions)[:-1])
+            picture = Path(arguments.plot) / f"{Path(path).name}{f'-{namesakes + 1}' if namesakes else ''}.png"
             plot_curve(picture, log_mel, time, {"valence": valence, "arousal": arousal}, extractor, Path(path).name)
     for path, prediction in predictions.items():
         within = [f" ± {halfwidth:.2f}" for halfwidth in prediction.halfwidths or ()] or ["", ""]

@@ -45,6 +45,7 @@ def load_csv(
     deviation_range: tuple[float, float] | None = None,
     source: str | None = None,
     ids: str | None = None,
+    raters: int | None = None,
 ) -> Dataset:
     """The songs of the first CSV file that have audio, sorted by song id; the columns are `songs.FEATURES`.
 
@@ -59,6 +60,7 @@ def load_csv(
         source: the collection's name, which decides its song ids (see `song_number`). By default, the name of the
             innermost folder that holds both CSV files and audio.
         ids: "deam" where the songs are DEAM's and have its ids (EmoMusic): the ids are kept as they are.
+        raters: how many people each label is the mean of; without it, results have no ceiling.
 
     Raises:
         AnnotationError: for arguments, files or columns that do not fit, a song given twice, two audio files of one
@@ -85,6 +87,8 @@ def load_csv(
         "source": [source] * len(kept),
         "audio": [audio[song] for song in kept],
         **{name: [None if math.isnan(x) else x for x in column] for name, column in labels.loc[kept].items()},
+        "raters": [raters] * len(kept),
+        "labels": ["distributed"] * len(kept),
         "artist": [artist or None for artist in artists],
     }
     mapped = "" if scale == (1, 9) else f" ({scale} mapped to 1..9)"

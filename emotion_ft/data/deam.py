@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
@@ -66,7 +67,7 @@ def load_songs(
         root: a folder with DEAM's files at any depth. Audio is found by its name, the song id
             (`DEAM_audio/MEMD_audio/2.mp3`). Songs with only one of annotation and audio are left out with a warning.
         labels: "repaired": static labels, valence and arousal exchanged back where the dynamic annotations show an
-            exchange (see `exchange.exchanged_songs`); without dynamic annotations, as distributed. "distributed":
+            exchange (see `exchange.exchanged_songs`); as distributed where they cannot tell. "distributed":
             static labels as they are. "dynamic": the means of the songs' curves, 5 + 4 x, without deviations; songs
             without a curve are left out with a warning.
         exchanged_ids: first and last id of the songs to exchange back, whatever the data show.
@@ -91,28 +92,34 @@ def load_songs(
         )
     _warn_left_out("annotated songs have no audio", static.index.difference(song_ids))
     _warn_left_out("audio files have no static annotations", audio.keys() - static.index)
+    exchange = exchanged_songs(static, curves, exchanged_ids)
+    repaired = exchange_back(static, exchange.ids)
     if labels == "dynamic":
         if not curves:
             raise AnnotationError(f"labels 'dynamic' need valence.csv and arousal.csv, but {root} does not hold both")
         _warn_left_out("songs have no curve", set(song_ids) - curves.keys())
         song_ids = [song_id for song_id in song_ids if song_id in curves]
-        static, exchanged, treatment = _curve_means(curves), static.index[:0], "dynamic (means of the curves)"
-    else:
-        exchanged = exchanged_songs(static, curves, exchanged_ids)
-        treatment = "as distributed"
+        used, other, treatment = _curve_means(curves), repaired, "dynamic (means of the curves)"
+    elif labels == "distributed" or not exchange.decided:
+        used, other, treatment = static, repaired, "as distributed"
         if labels == "repaired":
-            static = exchange_back(static, exchanged)
-            treatment = _treatment(exchanged, exchanged.intersection(song_ids), bool(curves), exchanged_ids)
-    static = static.loc[song_ids]
+            why = "too few" if curves else "no"
+            labels, treatment = "distributed", f"as distributed ({why} dynamic annotations to repair them by)"
+    else:
+        used, other = repaired, static
+        treatment = _repaired(exchange.ids, exchange.ids.intersection(song_ids), exchanged_ids)
+    used, other = used.loc[song_ids], other.loc[song_ids]
+    differs = not np.array_equal(used[["valence", "arousal"]], other[["valence", "arousal"]])
     found = [curves.get(song_id) for song_id in song_ids]
     collection = "songs rendered in DEAM's layout" if find_file(root, RENDER_SETTINGS) else "DEAM"
     columns = {
         "song_id": song_ids,
         "source": [collection] * len(song_ids),
         "audio": [audio[song_id] for song_id in song_ids],
-        **{name: static[name].to_numpy("float32") for name in static},
+        **{name: used[name].to_numpy("float32") for name in used},
         "raters": [FULL_SONG_RATERS if song_id >= FULL_SONGS_FROM else RATERS for song_id in song_ids],
-        "exchanged": [song_id in exchanged for song_id in song_ids],
+        "labels": [labels] * len(song_ids),
+        **{f"other_{name}": other[name].to_numpy("float32") for name in ("valence", "arousal") if differs},
         "artist": [artists.get(song_id) for song_id in song_ids],
         "curve_start": [curve and curve.start for curve in found],
         "curve_valence": [curve and curve.valence for curve in found],
@@ -127,10 +134,8 @@ def _curve_means(curves: dict[int, Curve]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(means, orient="index", columns=["valence", "arousal"])
 
 
-def _treatment(ids: pd.Index, there: pd.Index, decidable: bool, told: tuple[int, int] | None) -> str:
+def _repaired(ids: pd.Index, there: pd.Index, told: tuple[int, int] | None) -> str:
     """How labels were repaired, for the description."""
-    if not decidable and told is None:
-        return "as distributed (no dynamic annotations to repair them by)"
     known = not len(ids) or ids[-1] <= EXCHANGED_UP_TO
     where = f"{told[0]}-{told[1]}, as told" if told else f"≤ {EXCHANGED_UP_TO}" if known else f"{ids[0]}-{ids[-1]}"
     return f"repaired (valence and arousal exchanged back in {len(there)} rows with ids {where})"

@@ -110,8 +110,15 @@ def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
     return check if check.verdict == "exchanged" and total > np.quantile(unrelated, 0.99) else None
 
 
-def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple[int, int] | None = None) -> pd.Index:
-    """Ids of the songs whose valence and arousal are distributed exchanged, curves or none; says so in one log line.
+class Exchange(NamedTuple):
+    """The ids of the songs whose valence and arousal are distributed exchanged, and whether that could be decided."""
+
+    ids: pd.Index
+    decided: bool
+
+
+def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple[int, int] | None = None) -> Exchange:
+    """Which songs' valence and arousal are distributed exchanged, with curves or without; says so in one log line.
 
     DEAM distributes its first block (ids up to 1000, 744 songs) with valence and arousal exchanged, standard
     deviations too. That range is taken as it is where the data confirm it; any other range is what the data show.
@@ -120,7 +127,7 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple
     if told:
         ids = static.index[(static.index >= told[0]) & (static.index <= told[1])]
         logger.info("ids %d to %d: valence and arousal are exchanged in %d rows, as told", *told, len(ids))
-        return ids
+        return Exchange(ids, True)
     block = static.index[static.index <= EXCHANGED_UP_TO]
     means = paired_means(static, dynamic)
     known = means.index[means.index <= EXCHANGED_UP_TO]
@@ -133,14 +140,14 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple
     else:
         ids, where = static.index[:0], f"ids up to {EXCHANGED_UP_TO}"
     if check is None:
-        return ids
+        return Exchange(ids, bool(dynamic))
     if check.verdict == "undecided" and len(block):
         logger.warning(
             "cannot tell whether valence and arousal are exchanged in %s, left as distributed: %d of %d songs have "
             "curves in valence.csv and arousal.csv, at least %d that differ are needed",
             *(where, len(known), len(block), FEWEST),
         )
-        return ids
+        return Exchange(ids, False)
     logger.info(
         "static ~ dynamic over %d songs with %s: valence %.3f, arousal %.3f, crossed %.3f, %.3f; differences %.3f "
         "(95 %% interval %.3f to %.3f): valence and arousal %s",
@@ -148,7 +155,7 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple
         *(check.difference, check.low, check.high),
         f"are exchanged in {len(ids)} rows" if len(ids) else "are in order",
     )
-    return ids
+    return Exchange(ids, True)
 
 
 def exchange_back(static: pd.DataFrame, song_ids: pd.Index) -> pd.DataFrame:
@@ -160,7 +167,7 @@ def exchange_back(static: pd.DataFrame, song_ids: pd.Index) -> pd.DataFrame:
 
 def repair(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.DataFrame:
     """A copy of `static` in which valence and arousal mean the same for all songs; see `exchanged_songs`."""
-    return exchange_back(static, exchanged_songs(static, dynamic))
+    return exchange_back(static, exchanged_songs(static, dynamic).ids)
 
 
 def _largest_run(values: np.ndarray) -> tuple[float, int, int]:

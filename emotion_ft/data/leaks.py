@@ -8,6 +8,7 @@ from datasets import Dataset, DatasetDict
 from .splits import COLLECTION, SPLIT_NAMES, SplitError, Splits, first_ids, shared_artists
 
 FEWEST = 10  # songs with the same number, below which equal labels may be chance
+DIMENSIONS, OTHER_LABELS = ("valence", "arousal"), ("other_valence", "other_arousal")
 SAME_LABELS = 0.02
 """How far labels on 1-9 may differ by the rounding of two files, to count as the same."""
 
@@ -71,32 +72,35 @@ def refuse_same_songs(songs: Dataset, others: Dataset, what: str) -> None:
 
     Args:
         songs: one collection, with `song_id`, `source`, `valence` and `arousal`.
-        others: one or several collections, with the same columns.
+        others: one or several collections, with the same columns, and `other_valence` and `other_arousal`.
         what: what is being done with `songs`, for the message: "evaluated with a model of ...".
     """
     name = songs["source"][0]
     if same := sorted(set(songs["song_id"]) & set(others["song_id"])):
         raise SplitError(f"{len(same)} of {len(songs)} songs of {name}, {what}, are the same songs: {first_ids(same)}")
-    ours = _by_number(songs)[name]
-    for other, theirs in _by_number(others).items():
-        common = sorted(ours.keys() & theirs.keys())
-        if len(common) < FEWEST:
-            continue
-        labels, reference = (np.array([side[key] for key in common]) for side in (ours, theirs))
-        alike = [np.abs(labels - order).max(1) <= SAME_LABELS for order in (reference, reference[:, ::-1])]
-        same = [key for key, hit in zip(common, alike[0] | alike[1], strict=True) if hit]
-        if len(same) > len(common) / 2:
-            raise SplitError(
-                f"{len(same)} of {len(songs)} songs of {name}, {what}, are songs of {other}: they have the same "
-                f"numbers and labels ({int(alike[1].sum())} with valence and arousal exchanged): {first_ids(same)}. "
-                "Scores on songs that were trained on would say nothing."
-            )
+    ours = _by_number(songs, DIMENSIONS)[name]
+    references = [_by_number(others, columns) for columns in (DIMENSIONS, OTHER_LABELS)]
+    for other in references[0]:
+        for theirs in (treatment.get(other, {}) for treatment in references):
+            common = sorted(ours.keys() & theirs.keys())
+            if len(common) < FEWEST:
+                continue
+            labels, reference = (np.array([side[key] for key in common]) for side in (ours, theirs))
+            alike = [np.abs(labels - order).max(1) <= SAME_LABELS for order in (reference, reference[:, ::-1])]
+            same = [key for key, hit in zip(common, alike[0] | alike[1], strict=True) if hit]
+            if len(same) > len(common) / 2:
+                raise SplitError(
+                    f"{len(same)} of {len(songs)} songs of {name}, {what}, are songs of {other}: they have the same "
+                    f"numbers and labels ({int(alike[1].sum())} with valence and arousal exchanged): "
+                    f"{first_ids(same)}. Scores on songs that were trained on would say nothing."
+                )
 
 
-def _by_number(songs: Dataset) -> dict[str, dict[int, tuple[float, float]]]:
-    """Labels by the source, and by the number that a song has in its own collection."""
+def _by_number(songs: Dataset, names: tuple[str, str]) -> dict[str, dict[int, tuple[float, float]]]:
+    """The labels in two columns, by the source, and by the number that a song has in its own collection."""
     labels = {}
-    columns = [songs[name] for name in ("source", "song_id", "valence", "arousal")]
+    columns = [songs[name] for name in ("source", "song_id", *names)]
     for source, song_id, valence, arousal in zip(*columns, strict=True):
-        labels.setdefault(source, {})[song_id % COLLECTION] = (valence, arousal)
+        if valence is not None:
+            labels.setdefault(source, {})[song_id % COLLECTION] = (valence, arousal)
     return labels

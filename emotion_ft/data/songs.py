@@ -24,7 +24,9 @@ FEATURES = Features(
         "valence_std": Value("float32"),
         "arousal_std": Value("float32"),
         "raters": Value("int32"),
-        "exchanged": Value("bool"),
+        "labels": Value("string"),
+        "other_valence": Value("float32"),
+        "other_arousal": Value("float32"),
         "artist": Value("string"),
         "curve_start": Value("float32"),
         "curve_valence": List(Value("float32")),
@@ -39,15 +41,19 @@ FEATURES = Features(
 - `audio`: the path, under "path"; not decoded
 - `valence`, `arousal`: means over the annotators, 1-9, and their standard deviations `valence_std`, `arousal_std`
 - `raters`: how many people a label is the mean of
-- `exchanged`: the collection distributes this row with valence and arousal exchanged (see `exchange`)
+- `labels`: how they were treated: "repaired", "distributed" or "dynamic" (see `deam.load_songs`)
+- `other_valence`, `other_arousal`: the labels under the other treatment, `OTHER[labels]`, where that differs
 - `artist`
 - `curve_valence`, `curve_arousal`: in [-1, 1], every 0.5 s from `curve_start` seconds
 - `synthetic`: False; what a generator made is marked True
 """
 
+OTHER = {"repaired": "distributed", "distributed": "repaired", "dynamic": "repaired"}
+"""Treatments of DEAM's labels, and the one that results are reported against besides."""
+
 
 def songs_dataset(columns: dict[str, Sequence], description: str) -> Dataset:
-    """Columns of `FEATURES` -> a dataset in memory. Others are None, `exchanged` and `synthetic` False.
+    """Columns of `FEATURES` -> a dataset in memory. Others are None, `synthetic` False.
 
     Args:
         columns: with `audio` as a list of paths.
@@ -55,7 +61,7 @@ def songs_dataset(columns: dict[str, Sequence], description: str) -> Dataset:
     """
     rows = len(columns["song_id"])
     given = {**columns, "audio": [{"bytes": None, "path": str(path)} for path in columns["audio"]]}
-    defaults = {**dict.fromkeys(FEATURES, [None] * rows), **dict.fromkeys(("exchanged", "synthetic"), [False] * rows)}
+    defaults = {**dict.fromkeys(FEATURES, [None] * rows), "synthetic": [False] * rows}
     # Dataset.from_dict would encode the paths, and for that import torchcodec.
     table = pa.Table.from_pydict({**defaults, **given}, schema=FEATURES.arrow_schema)
     return Dataset(table, info=DatasetInfo(description=description, features=FEATURES))
@@ -82,18 +88,9 @@ def artists_of(songs: Dataset) -> dict[int, str]:
     return {key: artist for key, artist in zip(songs["song_id"], songs["artist"], strict=True) if artist}
 
 
-def labels_of(songs: Dataset, other_treatment: bool = False) -> np.ndarray:
-    """(songs, 2) valence and arousal, on 1-9.
-
-    Args:
-        other_treatment: as repaired where they are as distributed, and the other way round; only songs whose
-            columns are `exchanged` differ.
-    """
-    labels = np.stack([songs["valence"], songs["arousal"]], axis=1).astype(np.float64)
-    if other_treatment:
-        exchanged = np.array(songs["exchanged"], dtype=bool)
-        labels[exchanged] = labels[exchanged][:, ::-1]
-    return labels
+def labels_of(songs: Dataset) -> np.ndarray:
+    """(songs, 2) valence and arousal, on 1-9."""
+    return np.stack([songs["valence"], songs["arousal"]], axis=1).astype(np.float64)
 
 
 def split_songs(
@@ -139,6 +136,8 @@ def grouping(artists: dict[int, str], songs: int, group_by_artist: bool) -> str:
     """The half sentence of a protocol that says whether artists are kept apart."""
     if not group_by_artist:
         return "not grouped by artist"
+    if not artists:
+        return "grouped by song (no artist is known)"
     return f"grouped by artist (known for {len(artists)} of {songs} songs)"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import SequenceFeatureExtractor
 
+from ..errors import UsageError
 from ..scale import to_unit
 from .annotations import CURVE_STEP
 
@@ -35,12 +36,20 @@ class AgreementTarget(SongTarget):
 
     Args:
         songs: training songs with `valence_std` and `arousal_std`; songs without have weight 1.
+
+    Raises:
+        UsageError: when no song has deviations in one of the dimensions.
     """
 
     columns = (*SongTarget.columns, "valence_std", "arousal_std")
 
     def __init__(self, songs: Dataset):
         deviations = np.array([songs["valence_std"], songs["arousal_std"]], dtype=np.float64)  # None becomes NaN
+        if np.isnan(deviations).all(axis=1).any():
+            raise UsageError(
+                f"label_weights agreement needs standard deviations of the labels, but none of {len(songs)} training "
+                "songs has them in both dimensions."
+            )
         self.mean_variance = np.nanmean(np.square(deviations), axis=1)
 
     def __call__(self, row, start, extractor):

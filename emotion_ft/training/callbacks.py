@@ -67,3 +67,33 @@ class LearningRateProgress(ProgressCallback):
         names = {"loss": "loss", "backbone_lr": "backbone lr", "head_lr": "head lr", "eval_mean_ccc": "val CCC"}
         self._shown |= {names[key]: f"{logs[key]:.3g}" for key in names if key in logs}
         self.training_bar.set_postfix(self._shown)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stop after `patience` evaluations in a row without a better score.
+
+    A function of the log, which checkpoints keep, so that a resumed run counts on where it was; transformers'
+    callback begins to count anew.
+
+    Args:
+        patience: evaluations.
+        metric: as the log calls it, `eval_mean_ccc`.
+        greater_is_better: whether a larger one is.
+    """
+
+    def __init__(self, patience: int, metric: str, greater_is_better: bool):
+        self.patience = patience
+        self.metric = metric
+        self.sign = 1 if greater_is_better else -1
+
+    def exhausted(self, log_history: list[dict]) -> bool:
+        """Whether the last `patience` evaluations in the log are all no better than the best one before them."""
+        scores = [self.sign * entry[self.metric] for entry in log_history if self.metric in entry]
+        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        control.should_training_stop = self.exhausted(state.log_history)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.exhausted(state.log_history):
+            control.should_training_stop = True

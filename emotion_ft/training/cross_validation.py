@@ -10,20 +10,30 @@ import numpy as np
 import pandas as pd
 import yaml
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from ..config import Config
-from ..data.songs import artists_of, grouping
-from ..data.splits import Splits, k_folds
+from ..data.songs import artists_of, grouping, select_splits
+from ..data.splits import SplitError, Splits, first_ids, k_folds
 from ..errors import UsageError
+from ..modeling import ASTEmotionFeatureExtractor
 from . import report
 from .curves import read_curve_scores
 from .experiment import RESULTS_NAME, SPLITS_NAME, clear, last_checkpoint
 from .metrics import DIMENSIONS
-from .scores import artist_of_song, references, score_with_intervals, system_predictions
+from .scores import (
+    artist_of_song,
+    flat,
+    read_table,
+    references,
+    score_systems,
+    score_with_intervals,
+    system_predictions,
+)
+from .song_plots import plot_held_out
 
 NOTE_NAME = "cross_validation.json"
-PLACES = ("data_root", "cache_dir", "num_proc", "output_dir", "dataloader_num_workers")
+PLACES = ("data_root", "cache_dir", "num_proc", "output_dir", "dataloader_num_workers", "report_to", "save_total_limit")
 
 
 def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits], str]:
@@ -39,7 +49,7 @@ def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits]
     artists = artists_of(songs)
     groups = artists if data.group_by_artist else None
     splits = k_folds(songs["song_id"][:], groups, folds, seed, data.validation_fraction)
-    kind = "artist-grouped" if data.group_by_artist else "song-level"
+    kind = "artist-grouped" if groups else "song-level"
     protocol = f"{kind} {folds}-fold cross-validation, {data.validation_fraction:g} validation, "
     return splits, f"{protocol}{grouping(artists, len(songs), data.group_by_artist)}, seed {seed}"
 
@@ -96,6 +106,20 @@ def _changes(ours: dict, theirs: dict) -> list[str]:
     return changes
 
 
+def fold_songs(songs: Dataset, splits: Splits, protocol: str, fold: int) -> DatasetDict:
+    """The songs of one fold's sides, as far as their audio could be used.
+
+    Raises:
+        SplitError: when a side is left with fewer than two, which no score can be made of.
+    """
+    there = set(songs["song_id"])
+    sides = {name: [song_id for song_id in ids if song_id in there] for name, ids in splits.items()}
+    for name, ids in sides.items():
+        if len(ids) < 2:
+            raise SplitError(f"fold {fold} has {len(ids)} {name} songs, but scores need two: ask for fewer folds")
+    return select_splits(songs, sides, f"{protocol}, fold {fold}")
+
+
 def fold_config(config: Config, folder: Path, fold: int) -> Config:
     """The configuration of one fold's run; it goes on from the fold's last checkpoint, if there is one."""
     ours = copy.deepcopy(config)
@@ -114,11 +138,18 @@ def finished(folder: Path, fold: int) -> bool:
 
 
 def pool(folder: Path, folds: int) -> pd.DataFrame:
-    """The out-of-fold predictions of all songs, with their `fold`: `scores.predictions_table` of every fold."""
+    """The out-of-fold predictions of all songs, with their `fold`: `scores.predictions_table` of every fold.
+
+    Raises:
+        UsageError: when a song is in two folds, so that they cannot be of one cross-validation.
+    """
     tables = [
-        pd.read_csv(fold_folder(folder, fold) / report.PREDICTIONS_NAME).assign(fold=fold) for fold in range(folds)
+        read_table(fold_folder(folder, fold) / report.PREDICTIONS_NAME).assign(fold=fold) for fold in range(folds)
     ]
-    return pd.concat(tables, ignore_index=True).sort_values("song_id", ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).sort_values("song_id", ignore_index=True)
+    if twice := sorted(set(table["song_id"][table["song_id"].duplicated()])):
+        raise UsageError(f"{len(twice)} songs are test songs of two folds in '{folder}': {first_ids(twice)}.")
+    return table
 
 
 def score_folds(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,3 +186,30 @@ def mean_curve_scores(folder: Path, folds: int) -> pd.DataFrame | None:
     """The scores of curves, mean over folds; None where no curves were trained on."""
     tables = [read_curve_scores(fold_folder(folder, fold)) for fold in range(folds)]
     return None if tables[0] is None else sum(tables) / folds
+
+
+def write_pooled(
+    folder: Path, folds: int, songs: Dataset, protocol: str, extractor: ASTEmotionFeatureExtractor
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None, dict]:
+    """Score the pooled predictions of finished folds, and write tables, plots and `all_results.json`.
+
+    Args:
+        songs: all, stored, for their spectrograms.
+        protocol: of `draw_folds`.
+
+    Returns:
+        The scores, those of each fold, those of curves, and all results.
+    """
+    table = pool(folder, folds)
+    scores, fold_scores, curve_scores = score_systems(table), score_folds(table), mean_curve_scores(folder, folds)
+    protocol = f"{songs.info.description}; {protocol}"
+    results = {"protocol": protocol, "labels": scores.index[0][0], "folds": folds}
+    results |= {**pooled_results(folder, folds), **flat(scores)}
+    report.write_table(folder, report.PREDICTIONS_NAME, table)
+    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+    report.write_table(folder, report.FOLD_SCORES_NAME, fold_scores.rename_axis("fold").reset_index())
+    if curve_scores is not None:
+        report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
+    plot_held_out(folder, table, scores, protocol, songs, extractor)
+    report.write_results(folder, results)
+    return scores, fold_scores, curve_scores, results

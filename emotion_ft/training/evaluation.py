@@ -8,27 +8,12 @@ from datasets import Dataset, DatasetDict
 from transformers import PretrainedConfig
 
 from ..data.csv_collection import load_collection_file
-from ..data.leaks import refuse_same_songs
-from ..data.songs import artists_of
-from ..data.splits import artist_key
-from ..errors import UsageError
+from ..data.splits import SplitError, first_ids
 from .experiment import SONGS_NAME
 from .intervals import coverage
 from .metrics import DIMENSIONS
-from .scores import predictions_table, references, system_predictions
-
-
-def seen_songs(model_dir: str | Path) -> pd.DataFrame:
-    """The songs that a model was trained and selected on: the rows of its `songs.csv` but for the test songs.
-
-    Raises:
-        UsageError: when the model's folder does not say.
-    """
-    path = Path(model_dir, SONGS_NAME)
-    if not path.is_file():
-        raise UsageError(f"'{model_dir}' does not say which songs it was trained on: no {SONGS_NAME}.")
-    songs = pd.read_csv(path)
-    return songs[songs["split"] != "test"].reset_index(drop=True)
+from .provenance import same_songs, seen_songs
+from .scores import predictions_table, read_table, references, system_predictions
 
 
 def load_external(collection: str | Path, root: str | None, model_dir: str | Path) -> DatasetDict:
@@ -42,22 +27,28 @@ def load_external(collection: str | Path, root: str | None, model_dir: str | Pat
     Raises:
         SplitError: when songs of it were trained or selected on.
     """
-    songs, seen = load_collection_file(collection, root), seen_songs(model_dir)
-    rows = Dataset.from_pandas(seen[["song_id", "source", *DIMENSIONS]], preserve_index=False)
-    refuse_same_songs(songs, rows, f"tested with the model in '{model_dir}'")
-    known = {artist_key(artist) for artist in seen["artist"].dropna()}
-    shared = sum(artist_key(artist) in known for artist in artists_of(songs).values())
+    songs = load_collection_file(collection, root)
+    shared = same_songs(songs, model_dir)
     songs.info.description += (
         f"; all songs, an external test; {shared} of {len(songs)} songs share an artist with the songs trained on"
     )
     return DatasetDict({songs["source"][0]: songs})
 
 
+def refuse_known(songs: Dataset, model_dir: str | Path) -> None:
+    """Raise a `SplitError` if a model was trained or selected on some of these songs."""
+    if known := sorted(set(songs["song_id"]) & set(seen_songs(model_dir)["song_id"])):
+        raise SplitError(
+            f"the model in '{model_dir}' was trained or selected on {len(known)} of these {len(songs)} songs: "
+            f"{first_ids(known)}. Leave out --split to use its own, or ask for --songs train."
+        )
+
+
 def predicted(songs: Dataset, predictions: np.ndarray, model_dir: str | Path) -> pd.DataFrame:
     """`scores.predictions_table` of the model (songs, 2), and of the mean training label where its folder knows it."""
     systems = {"model": predictions}
     if Path(model_dir, SONGS_NAME).is_file():
-        labels = pd.read_csv(Path(model_dir, SONGS_NAME)).query("split == 'train'")[list(DIMENSIONS)]
+        labels = read_table(Path(model_dir, SONGS_NAME)).query("split == 'train'")[list(DIMENSIONS)]
         systems["mean"] = np.tile(labels.mean().to_numpy(), (len(songs), 1))
     return predictions_table(songs, systems)
 

@@ -173,9 +173,7 @@ def store_features(
         )
     for name, side in songs.items():
         if len(side) < 2:
-            raise UsageError(
-                f"{name} holds {len(side)} usable songs, but scores need at least two: enlarge its share."
-            )
+            raise UsageError(f"{name} holds {len(side)} usable songs, but scores need at least two.")
     return songs, bad
 
 

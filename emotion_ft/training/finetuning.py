@@ -17,10 +17,10 @@ from ..data.targets import AgreementTarget, CurveTarget, SongTarget
 from ..inference import predict_curves
 from ..modeling import ASTEmotionFeatureExtractor
 from ..scale import from_unit
-from . import curves, experiment, report, song_plots
+from . import curves, experiment, provenance, report, song_plots
 from .baselines import baseline_predictions
 from .gan_inputs import mix_synthetic
-from .intervals import conformal_halfwidths, coverage
+from .intervals import conformal_halfwidths, coverage, songs_needed
 from .metrics import DIMENSIONS
 from .scores import flat, predictions_table, score_systems, system_predictions
 from .trainer import EmotionTrainer
@@ -58,10 +58,15 @@ def finetune(
         than the first.
 
     Raises:
-        SplitError: when a song, an artist or a synthetic window crosses into evaluation.
+        SplitError: when a song, an artist or a synthetic window crosses into evaluation, also by way of the checkpoint
+            that the run starts or goes on from.
     """
     training, folder = config.training, config.training.output_dir
     refuse_leaks(songs, config.data.group_by_artist)
+    if checkpoint:
+        provenance.refuse_another_split(Path(checkpoint).parent, songs)
+    elif config.model.checkpoint:
+        provenance.refuse_seen(config.model.checkpoint, songs, config.data.group_by_artist)
     train = training_windows(config, extractor, songs)
     trainer = EmotionTrainer(
         model=experiment.build_model(config, extractor),
@@ -74,13 +79,13 @@ def finetune(
         experiment.save_inputs(config, songs, bad_files)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     validation = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
-    try:
+    halfwidths = None
+    if len(songs["validation"]) >= (least := songs_needed(training.interval_level)):
         halfwidths = conformal_halfwidths(
             from_unit(validation.predictions), labels_of(songs["validation"]), training.interval_level
         )
-    except ValueError as error:
-        logger.warning("no prediction intervals: %s", error)
-        halfwidths = None
+    else:
+        logger.warning("no prediction intervals: level %g needs %d validation songs", training.interval_level, least)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     model.config.interval_halfwidths = None if halfwidths is None else halfwidths.tolist()
     model.config.interval_level = training.interval_level
@@ -92,14 +97,15 @@ def finetune(
     systems = {"model": from_unit(output.predictions)}
     systems |= baseline_predictions(songs["train"], songs["test"], extractor.num_mel_bins)
     table = predictions_table(songs["test"], systems)
-    scores = score_systems(table, config.data.labels)
+    scores = score_systems(table)
     curve_scores = None
     if config.data.labels == "dynamic":
         predicted = predict_curves(model, extractor, songs["test"], training.per_device_eval_batch_size * 4)
         curve_scores = curves.score_curves(predicted, curves.annotated_curves(songs["test"]))
     results = {
         "protocol": songs["test"].info.description,
-        "labels": config.data.labels,
+        "labels": scores.index[0][0],
+        "label_weights": config.data.label_weights,
         **{f"{name}_songs": len(split) for name, split in songs.items()},
         "synthetic_windows": len(train) - len(songs["train"]),
         "bad_files": len(bad_files),
@@ -125,12 +131,11 @@ def training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, song
     """The training songs as the trainer takes them."""
     if config.synthetic.gan:
         return mix_synthetic(config, songs, extractor)
+    target = SongTarget()
     if config.data.labels == "dynamic":
         target = CurveTarget()
     elif config.data.label_weights == "agreement":
         target = AgreementTarget(songs["train"])
-    else:
-        target = SongTarget()
     transform = TrainingTransform(extractor, config.spec_augment, config.training.seed, target)
     return with_transform(songs["train"], transform)
 

@@ -91,10 +91,15 @@ def conformal_halfwidths(predictions: np.ndarray, references: np.ndarray, level:
     predictions, references = as_pairs(predictions, references)
     if not 0 < level < 1:
         raise ValueError(f"expected a level in (0, 1), got {level}")
-    songs, needed = len(references), _ceil(level / (1 - level))
+    songs, needed = len(references), songs_needed(level)
     if songs < needed:
         raise ValueError(f"conformal intervals of level {level} need at least {needed} songs, got {songs}")
     return np.sort(np.abs(references - predictions), axis=0)[_ceil((songs + 1) * level) - 1]
+
+
+def songs_needed(level: float) -> int:
+    """How many songs conformal intervals of this level, in (0, 1), need: nine for 0.9."""
+    return _ceil(level / (1 - level))
 
 
 def coverage(predictions: np.ndarray, references: np.ndarray, halfwidths: np.ndarray) -> np.ndarray:

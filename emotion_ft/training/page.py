@@ -21,7 +21,7 @@ from .cross_validation import NOTE_NAME, fold_folder
 from .curves import ROWS, read_curve_scores
 from .experiment import AUDIT_NAME, RESULTS_NAME, SONGS_NAME
 from .metrics import DIMENSIONS, METRICS
-from .scores import CEILING, references, system_predictions
+from .scores import CEILING, TEXT, read_table, references, system_predictions
 from .song_plots import QUADRANTS
 
 WORST = 20
@@ -135,10 +135,9 @@ def _results(folder: Path) -> dict:
 
 
 def _read_songs(path: Path) -> pd.DataFrame:
-    """`predictions.csv` and the distance from label to prediction; an artist called NA stays one."""
-    text = dict.fromkeys(("song_id", "source", "audio", "artist"), str)
-    songs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
-    songs[list(text)] = songs[list(text)].fillna("")
+    """`predictions.csv` and the distance from label to prediction."""
+    songs = read_table(path)
+    songs[list(TEXT)] = songs[list(TEXT)].fillna("")
     return songs.assign(distance=np.linalg.norm(system_predictions(songs, "model") - references(songs), axis=1))
 
 
@@ -171,7 +170,7 @@ def _sides(runs: dict[str, Path]) -> pd.DataFrame | None:
     lists = {name: run / SONGS_NAME for name, run in runs.items()}
     if not all(path.is_file() for path in lists.values()):
         return None
-    songs = pd.concat([pd.read_csv(path).assign(run=name) for name, path in lists.items()])
+    songs = pd.concat([read_table(path).assign(run=name) for name, path in lists.items()])
     return songs.groupby(["run", "source", "split"]).size().unstack(fill_value=0).reindex(columns=SIDES, fill_value=0)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from ..data.annotations import RATERS
+from ..data.leaks import OTHER_LABELS
+from ..data.songs import OTHER
 from ..data.splits import artist_key
 from .ceiling import noise_ceiling
 from .intervals import bootstrap_scores
@@ -18,13 +19,24 @@ CEILING = "ceiling"
 KEYS = [f"{dimension}_{metric}" for dimension in (*DIMENSIONS, "mean") for metric in METRICS]
 
 
+TEXT = ("source", "audio", "artist", "labels")
+
+
 def songs_table(songs: Dataset) -> pd.DataFrame:
-    """A row a song: id, source, name of its audio file, artist, labels on 1-9, their deviations, `exchanged`."""
-    table = songs.select_columns(["song_id", "source", "artist", "valence", "arousal"]).to_pandas()
+    """A row a song: id, source, name of its audio file, artist, labels on 1-9 under both treatments, deviations."""
+    table = songs.select_columns(["song_id", "source", "artist", "labels"]).to_pandas()
     table.insert(2, "audio", [Path(audio["path"]).name for audio in songs["audio"]])
-    for name in ("valence_std", "arousal_std", "raters"):
-        table[name] = np.array(songs[name], dtype=np.float64)
-    return table.assign(exchanged=songs["exchanged"][:])
+    for name in (*DIMENSIONS, "valence_std", "arousal_std", "raters", *OTHER_LABELS):
+        table[name] = np.array(songs[name], dtype=np.float64)  # None becomes NaN
+    return table
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table of songs that was written as CSV; an artist called 311, or NA, keeps that name."""
+    table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    for name in TEXT:
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    return table
 
 
 def predictions_table(songs: Dataset, systems: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -43,42 +55,49 @@ def system_predictions(table: pd.DataFrame, system: str) -> np.ndarray:
 
 
 def references(table: pd.DataFrame, other_treatment: bool = False) -> np.ndarray:
-    """(songs, 2) labels on 1-9 of a table of songs; see `data.songs.labels_of`."""
-    labels = table[list(DIMENSIONS)].to_numpy(np.float64, copy=True)
-    if other_treatment:
-        exchanged = table["exchanged"].to_numpy(bool)
-        labels[exchanged] = labels[exchanged][:, ::-1]
-    return labels
+    """(songs, 2) labels on 1-9 of a table of songs; under the other treatment where there is one."""
+    labels = table[list(DIMENSIONS)].to_numpy(np.float64)
+    if not other_treatment:
+        return labels
+    others = table[list(OTHER_LABELS)].to_numpy(np.float64)
+    return np.where(np.isnan(others), labels, others)
+
+
+def treatments(table: pd.DataFrame) -> dict[str, bool]:
+    """The names of the treatments of the labels that a table holds, and whether they are the other one."""
+    other = table["other_valence"].notna()
+    names = {" + ".join(dict.fromkeys(table["labels"])): False}
+    if other.any():
+        others = np.where(other, table["labels"].map(OTHER), table["labels"])
+        name = " + ".join(dict.fromkeys(others))
+        names[name if name not in names else f"{name}, the other way round"] = True
+    return names
 
 
 def artist_of_song(table: pd.DataFrame) -> list[str]:
     """What intervals are resampled over: the artist, or the song where the artist is not known."""
     return [
-        f"song {song_id}" if pd.isna(artist) or not artist else artist_key(artist)
+        artist_key(artist) if isinstance(artist, str) else f"song {song_id}"
         for song_id, artist in zip(table["song_id"], table["artist"], strict=True)
     ]
 
 
-def score_systems(table: pd.DataFrame, labels: str, resamples: int = 1000) -> pd.DataFrame:
+def score_systems(table: pd.DataFrame, resamples: int = 1000) -> pd.DataFrame:
     """Score every system of a table of predictions.
 
     Args:
         table: of `predictions_table`.
-        labels: the treatment of the table's labels: "repaired", "distributed" or "dynamic".
         resamples: of the bootstrap over artists; songs of unknown artists are drawn alone.
 
     Returns:
         A row for each treatment of the labels and system, and "ceiling", what a predictor of the true emotions would
-        score against the mean of a few raters (see `ceiling`). Where songs are `exchanged`, the systems are scored
-        against the other treatment too; of several collections, the model has a row each. Columns: the keys of
-        `metrics.score`, and these with `_low` and `_high`, the bootstrap 95 % interval.
+        score against the mean of a few raters (see `ceiling`), where their number is known. Where there is another
+        treatment of the labels, the systems are scored against that too; of several collections, the model has a row
+        each. Columns: the keys of `metrics.score`, and these with `_low` and `_high`, the bootstrap 95 % interval.
     """
     clusters = artist_of_song(table)
-    treatments = [(labels, False)]
-    if table["exchanged"].any():
-        treatments.append(({"repaired": "distributed", "distributed": "repaired"}[labels], True))
     rows = {}
-    for treatment, other in treatments:
+    for treatment, other in treatments(table).items():
         truth = references(table, other)
         for system in SYSTEMS:
             if f"{SYSTEMS[system]}_valence" in table:
@@ -90,8 +109,8 @@ def score_systems(table: pd.DataFrame, labels: str, resamples: int = 1000) -> pd
                     system_predictions(part, "model"), references(part, other), artist_of_song(part), resamples
                 )
         deviations = table[["valence_std", "arousal_std"]].to_numpy(np.float64)
-        if not np.isnan(deviations).all(axis=0).any() and not other:
-            raters = table[["raters"]].fillna(RATERS).to_numpy(np.float64)
+        raters = table[["raters"]].to_numpy(np.float64)
+        if not np.isnan(deviations).all(axis=0).any() and not np.isnan(raters).any() and not other:
             rows[treatment, CEILING] = noise_ceiling(truth, deviations, raters, ddof=0)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["labels", "system"])
 
@@ -132,8 +151,3 @@ def flat(scores: pd.DataFrame) -> dict[str, float | list[float]]:
                 if f"{key}_low" in row
             }
     return results
-
-
-def mislabelled(table: pd.DataFrame) -> dict[str, float] | None:
-    """What a perfect predictor of these labels scores against their other treatment; None where there is none."""
-    return score(references(table), references(table, True)) if table["exchanged"].any() else None

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, default_data_collator
+from transformers import ProgressCallback, Trainer, default_data_collator
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..config import TrainingConfig
 from ..data.augment import TrainingTransform
 from ..data.synthetic import refuse_synthetic
-from .callbacks import EpochCallback, LearningRateProgress, UnfreezeCallback
+from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, UnfreezeCallback
 from .metrics import compute_metrics
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ class EmotionTrainer(Trainer):
         torch.backends.cudnn.benchmark = False
         ours = [UnfreezeCallback(args.unfreeze_at)]
         if args.early_stopping_patience and args.eval_strategy != "no":
-            ours.append(EarlyStoppingCallback(args.early_stopping_patience))
+            metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+            ours.append(EarlyStopping(args.early_stopping_patience, metric, args.greater_is_better))
         transform = _transform(kwargs.get("train_dataset"))
         if isinstance(transform, TrainingTransform):
             ours.append(EpochCallback(transform))
@@ -94,6 +95,11 @@ class EmotionTrainer(Trainer):
             )
             self.optimizer = cls(groups, **settings)
         return self.optimizer
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # A run that was killed after early stopping had ended it would otherwise train on until the next evaluation.
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if logs.pop("learning_rate", None) is not None:

@@ -74,7 +74,7 @@ class TestRows:
             "valence": 2.5,
             "arousal": 3,
             "valence_std": 1.5,
-            "exchanged": False,
+            "labels": "distributed",
             "synthetic": False,
         }
         assert songs[0]["valence_std"] is None and songs[0]["arousal"] == 6.25

@@ -11,7 +11,6 @@ from datasets import Audio
 
 from emotion_ft.data.annotations import AnnotationError, read_static
 from emotion_ft.data.deam import load_deam, load_songs
-from emotion_ft.data.songs import labels_of
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, write_split
 
 DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
@@ -84,18 +83,27 @@ class TestLoadSongs:
         with pytest.raises(ValueError, match="'distributed' or 'dynamic', got 'fixed'"):
             load_songs(root, labels="fixed")
 
-    def test_exchanged_rows_are_marked_under_either_treatment(self, root):
-        for labels in ("repaired", "distributed"):
-            songs = load_songs(root, labels)
-            assert songs["exchanged"][:] == [song_id <= 1000 for song_id in songs["song_id"]]
-        assert labels_of(songs, other_treatment=True) == pytest.approx(labels_of(load_songs(root)))
+    def test_the_other_treatment_is_kept(self, root):
+        repaired, distributed = load_songs(root), load_songs(root, "distributed")
+        for songs, other in ((repaired, distributed), (distributed, repaired)):
+            assert songs["other_valence"][:] == other["valence"][:] != songs["valence"][:]
+            assert songs["other_arousal"][:] == other["arousal"][:]
+        assert load_songs(root, "dynamic")["other_valence"][:] == repaired["valence"][:]
+        assert [songs["labels"][0] for songs in (repaired, distributed)] == ["repaired", "distributed"]
+
+    def test_what_cannot_be_decided_is_not_called_repaired(self, root):
+        for name in ("valence.csv", "arousal.csv"):
+            (root / name).write_text("\n".join((root / name).read_text().splitlines()[:5]) + "\n")
+        songs = load_songs(root)
+        assert set(songs["labels"]) == {"distributed"} and songs["other_valence"][0] is None
+        assert songs.info.description == "DEAM; labels as distributed (too few dynamic annotations to repair them by)"
 
     def test_dynamic_labels_are_the_means_of_the_curves(self, root, caplog):
         songs = load_songs(root, labels="dynamic")
         for name in ("valence", "arousal"):
             means = [5 + 4 * np.mean(curve) for curve in songs[f"curve_{name}"]]
             assert songs[name] == pytest.approx(means, abs=1e-5)
-        assert songs["valence_std"][0] is None and not any(songs["exchanged"])
+        assert songs["valence_std"][0] is None and set(songs["labels"]) == {"dynamic"}
         assert songs.info.description == "DEAM; labels dynamic (means of the curves)" and not warnings(caplog)
 
     def test_dynamic_labels_need_curves(self, root, caplog):
@@ -115,7 +123,7 @@ class TestLoadSongs:
         distributed, told = load_songs(root), load_songs(root, exchanged_ids=(2, 13))
         assert "as distributed (no dynamic" in distributed.info.description
         inside = [2 <= song_id <= 13 for song_id in told["song_id"]]
-        assert told["exchanged"][:] == inside and sum(inside) > 1
+        assert sum(inside) > 1 and told["other_valence"][:] == distributed["valence"][:]
         assert f"in {sum(inside)} rows with ids 2-13, as told" in told.info.description
         expected = np.where(np.array(inside), distributed["arousal"], distributed["valence"])
         assert told["valence"] == pytest.approx(expected)

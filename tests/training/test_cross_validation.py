@@ -8,7 +8,15 @@ from emotion_ft.config_parser import parse_config
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.data.splits import SplitError
 from emotion_ft.errors import UsageError
-from emotion_ft.training.cross_validation import draw_folds, finished, fold_config, pool, pooled_results, settle
+from emotion_ft.training.cross_validation import (
+    draw_folds,
+    finished,
+    fold_config,
+    fold_songs,
+    pool,
+    pooled_results,
+    settle,
+)
 
 
 def config(*flags):
@@ -90,13 +98,27 @@ def test_pooled_over_songs_and_not_over_folds(tmp_path):
     for fold, ids in enumerate(([4, 1, 9], [2])):
         folder = tmp_path / f"fold-{fold}"
         folder.mkdir()
-        pd.DataFrame({"song_id": ids, "valence": rng.random(len(ids))}).to_csv(folder / "predictions.csv", index=False)
+        table = pd.DataFrame({"song_id": ids, "source": "X", "audio": "a", "artist": "1", "labels": "repaired"})
+        table.assign(valence=rng.random(len(ids))).to_csv(folder / "predictions.csv", index=False)
         results = {"test_songs": len(ids), "synthetic_windows": 0, "bad_files": 1, "train_runtime": 2.0, "epochs": 3}
         results |= {"interval_level": 0.9, "interval_valence": 1.0 + fold, "interval_arousal": 1.0}
         results |= {"test_valence_coverage": 1.0 - fold, "test_arousal_coverage": 0.5}
         (folder / "all_results.json").write_text(json.dumps(results))
     table = pool(tmp_path, 2)
     assert table["song_id"].tolist() == [1, 2, 4, 9] and table["fold"].tolist() == [0, 1, 0, 0]
+    assert set(table["artist"]) == {"1"}
     pooled = pooled_results(tmp_path, 2)
     assert pooled["test_songs"] == 4 and pooled["test_valence_coverage"] == 0.75
     assert pooled["interval_valence"] == 1.5 and pooled["train_runtime"] == 4.0
+    (tmp_path / "fold-1" / "predictions.csv").write_text((tmp_path / "fold-0" / "predictions.csv").read_text())
+    with pytest.raises(UsageError, match="3 songs are test songs of two folds"):
+        pool(tmp_path, 2)
+
+
+def test_a_fold_needs_two_songs_on_each_side():
+    whole = songs(["A"] * 10)
+    sides = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 77, 78]}
+    with pytest.raises(SplitError, match="fold 3 has 1 test songs, but scores need two"):
+        fold_songs(whole, sides, "folds", 3)
+    parts = fold_songs(whole, {**sides, "test": [6, 7, 78]}, "folds", 3)
+    assert parts["test"]["song_id"][:] == [6, 7] and parts["test"].info.description == "X; split folds, fold 3"

@@ -7,7 +7,7 @@ from emotion_ft.training import report
 from emotion_ft.training.ceiling import noise_ceiling
 from emotion_ft.training.intervals import bootstrap_scores
 from emotion_ft.training.metrics import score
-from emotion_ft.training.scores import flat, predictions_table, references, score_systems
+from emotion_ft.training.scores import artist_of_song, flat, predictions_table, read_table, references, score_systems
 
 SONGS = 40
 
@@ -17,16 +17,17 @@ def labels():
     return np.random.default_rng(0).uniform(1, 9, (SONGS, 2)).astype(np.float32)
 
 
-def songs(labels, **changes):
+def songs(given, **changes):
     columns = {
         "song_id": range(SONGS),
         "source": ["DEAM"] * SONGS,
         "audio": [f"/music/{i}.mp3" for i in range(SONGS)],
-        "valence": labels[:, 0],
-        "arousal": labels[:, 1],
+        "valence": given[:, 0],
+        "arousal": given[:, 1],
         "valence_std": [1.5] * SONGS,
         "arousal_std": [2.0] * SONGS,
         "raters": [10] * SONGS,
+        "labels": ["repaired"] * SONGS,
         "artist": [f"Artist {i % 15}" if i < 30 else None for i in range(SONGS)],
     }
     return songs_dataset({**columns, **changes}, "DEAM")
@@ -39,7 +40,7 @@ def systems(labels):
 
 
 def test_rows_are_the_metrics_with_clustered_intervals(labels, systems):
-    scores = score_systems(predictions_table(songs(labels), systems), "repaired")
+    scores = score_systems(predictions_table(songs(labels), systems))
     assert list(scores.index) == [("repaired", name) for name in ("model", "ridge", "ceiling")]
     artists = [f"Artist {i % 15}" if i < 30 else f"song {i}" for i in range(SONGS)]
     for name, predictions in systems.items():
@@ -52,17 +53,17 @@ def test_rows_are_the_metrics_with_clustered_intervals(labels, systems):
 
 def test_the_ceiling_is_of_these_raters(labels, systems):
     raters = [5] * 20 + [10] * 20
-    scores = score_systems(predictions_table(songs(labels, raters=raters), systems), "repaired")
+    scores = score_systems(predictions_table(songs(labels, raters=raters), systems))
     deviations = np.tile([1.5, 2.0], (SONGS, 1))
     expected = noise_ceiling(labels, deviations, np.array(raters)[:, None], ddof=0)
     assert scores.loc["repaired", "ceiling"][list(expected)].to_dict() == pytest.approx(expected)
     without = songs(labels, valence_std=[None] * SONGS)
-    assert "ceiling" not in score_systems(predictions_table(without, systems), "repaired").loc["repaired"].index
+    assert "ceiling" not in score_systems(predictions_table(without, systems)).loc["repaired"].index
 
 
 def test_collections_are_scored_apart_too(labels, systems):
     table = predictions_table(songs(labels, source=["DEAM"] * 25 + ["PMEmo"] * 15), systems)
-    scores = score_systems(table, "repaired")
+    scores = score_systems(table)
     expected = score(systems["model"][25:], labels[25:])
     assert scores.loc[("repaired", "model, PMEmo"), "mean_ccc"] == pytest.approx(expected["mean_ccc"])
     assert flat(scores)["test_mean_ccc"] == scores.loc[("repaired", "model"), "mean_ccc"]
@@ -70,19 +71,24 @@ def test_collections_are_scored_apart_too(labels, systems):
 
 
 def test_songs_of_one_artist_have_no_intervals(labels, systems):
-    scores = score_systems(predictions_table(songs(labels, artist=["One"] * SONGS), systems), "repaired")
+    scores = score_systems(predictions_table(songs(labels, artist=["One"] * SONGS), systems))
     assert "mean_ccc_low" not in scores and len(report.text_table(scores.loc["repaired"]).splitlines()) == 4
 
 
-class TestBothTreatments:
-    EXCHANGED = tuple(i < 25 for i in range(SONGS))
+def under_another(labels, used="repaired"):
+    """The same songs, the first 25 of them with valence and arousal exchanged under the other treatment."""
+    other = labels.copy()
+    other[:25] = other[:25, ::-1]
+    return songs(labels, labels=[used] * SONGS, other_valence=other[:, 0], other_arousal=other[:, 1]), other
 
-    @pytest.mark.parametrize(("used", "other"), [("repaired", "distributed"), ("distributed", "repaired")])
+
+class TestBothTreatments:
+    @pytest.mark.parametrize(
+        ("used", "other"), [("repaired", "distributed"), ("distributed", "repaired"), ("dynamic", "repaired")]
+    )
     def test_every_system_is_scored_against_both(self, labels, systems, used, other):
-        table = predictions_table(songs(labels, exchanged=self.EXCHANGED), systems)
-        scores = score_systems(table, used)
-        swapped = labels.copy()
-        swapped[:25] = swapped[:25, ::-1]
+        both, swapped = under_another(labels, used)
+        scores = score_systems(predictions_table(both, systems))
         for name, predictions in systems.items():
             assert scores.loc[(used, name), "mean_r2"] == pytest.approx(score(predictions, labels)["mean_r2"])
             assert scores.loc[(other, name), "mean_r2"] == pytest.approx(score(predictions, swapped)["mean_r2"])
@@ -94,19 +100,39 @@ class TestBothTreatments:
         )
 
     def test_one_where_nothing_is_exchanged(self, labels, systems):
-        scores = score_systems(predictions_table(songs(labels), systems), "repaired")
+        scores = score_systems(predictions_table(songs(labels), systems))
         assert set(scores.index.get_level_values(0)) == {"repaired"}
 
+    def test_of_each_collection_too(self, labels, systems):
+        both, swapped = under_another(labels)
+        table = predictions_table(both, systems)
+        table["source"] = ["DEAM"] * 20 + ["PMEmo"] * 20
+        expected = score(systems["model"][20:], swapped[20:])["mean_r2"]
+        assert score_systems(table).loc[("distributed", "model, PMEmo"), "mean_r2"] == pytest.approx(expected)
+
     def test_references_survive_the_csv(self, labels, systems, tmp_path):
-        table = predictions_table(songs(labels, exchanged=self.EXCHANGED), systems)
-        again = pd.read_csv(report.write_table(tmp_path, "predictions.csv", table))
+        table = predictions_table(under_another(labels)[0], systems)
+        again = read_table(report.write_table(tmp_path, "predictions.csv", table))
         assert references(again, True) == pytest.approx(references(table, True), abs=1e-3)
-        pd.testing.assert_frame_equal(score_systems(again, "repaired"), score_systems(table, "repaired"), atol=2e-3)
+        pd.testing.assert_frame_equal(score_systems(again), score_systems(table), atol=2e-3)
+
+
+def test_names_survive_the_csv(labels, systems, tmp_path):
+    artists = ["311", "NA", "nan", "None", None, "1.50"] + ["x"] * (SONGS - 6)
+    table = predictions_table(songs(labels, artist=artists), systems)
+    again = read_table(report.write_table(tmp_path, "predictions.csv", table))
+    assert again["artist"].tolist() == artists
+    assert artist_of_song(again) == artist_of_song(table)
+
+
+def test_no_ceiling_without_the_number_of_raters(labels, systems):
+    scores = score_systems(predictions_table(songs(labels, raters=[None] * SONGS), systems))
+    assert "ceiling" not in scores.loc["repaired"].index
 
 
 class TestTables:
     def test_intervals_stand_below_their_values(self, labels, systems):
-        scores = report.blocks(score_systems(predictions_table(songs(labels), systems), "repaired"))["repaired"]
+        scores = report.blocks(score_systems(predictions_table(songs(labels), systems)))["repaired"]
         lines = report.text_table(scores).splitlines()
         assert [line.split()[0] for line in lines[1::2]] == ["model", "ridge", "ceiling"] and len(lines) == 6
         assert lines[1].split()[1] == f"{scores.loc['model', 'valence_rmse']:.3f}"
@@ -115,7 +141,7 @@ class TestTables:
         assert f"<br>[{low:.2f}, {high:.2f}] |" in report.markdown_table(scores)
 
     def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems, capsys):
-        scores = score_systems(predictions_table(songs(labels, exchanged=[True] * SONGS), systems), "repaired")
+        scores = score_systems(predictions_table(under_another(labels)[0], systems))
         folds = scores.loc["repaired"].iloc[:1].rename(index={"model": "fold 0"})
         report.print_scores(scores, folds)
         out = capsys.readouterr().out

@@ -1,0 +1,94 @@
+"""What a folder of ours was trained on, and what follows for what may be done with it."""
+
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset, DatasetDict
+
+from ..data.leaks import refuse_same_songs
+from ..data.songs import artists_of
+from ..data.splits import SPLIT_NAMES, SplitError, artist_key, first_ids, read_split
+from ..errors import UsageError
+from .experiment import SONGS_NAME, SPLITS_NAME
+from .scores import read_table
+
+
+def seen_songs(folder: str | Path) -> pd.DataFrame:
+    """The songs that a model was trained and selected on: the rows of its `songs.csv` but for the test songs.
+
+    Raises:
+        UsageError: when the model's folder does not say.
+    """
+    path = Path(folder, SONGS_NAME)
+    if not path.is_file():
+        raise UsageError(f"'{folder}' does not say which songs it was trained on: no {SONGS_NAME}.")
+    songs = read_table(path)
+    return songs[songs["split"] != "test"].reset_index(drop=True)
+
+
+def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: bool) -> None:
+    """Raise a `SplitError` if a run of ours, to start from, was trained or selected on songs that are held out here.
+
+    Args:
+        checkpoint: a run's folder, or one of its checkpoints; of anything else nothing is known.
+        songs: `validation` and `test` are held out.
+        group_by_artist: whether songs by artists that it was trained on count, too.
+    """
+    folder = next(
+        (place for place in (Path(checkpoint), Path(checkpoint).parent) if (place / SONGS_NAME).is_file()), None
+    )
+    if folder is None:
+        return
+    seen = seen_songs(folder)
+    known = {artist_key(artist) for artist in seen["artist"].dropna()} if group_by_artist else set()
+    for name in ("validation", "test"):
+        side = songs[name]
+        if same := sorted(set(side["song_id"]) & set(seen["song_id"])):
+            raise SplitError(
+                f"'{checkpoint}' was trained or selected on {len(same)} of the {len(side)} {name} songs: "
+                f"{first_ids(same)}. Start from it with its own split, --split {folder / SPLITS_NAME}, or from "
+                "weights that have not seen them."
+            )
+        if shared := sorted(key for key, artist in artists_of(side).items() if artist_key(artist) in known):
+            raise SplitError(
+                f"'{checkpoint}' was trained or selected on songs by the artists of {len(shared)} of the {len(side)} "
+                f"{name} songs: {first_ids(shared)}. Start from other weights, or accept it with --group_by_artist "
+                "false."
+            )
+
+
+def refuse_another_split(folder: str | Path, songs: DatasetDict) -> None:
+    """Raise a `SplitError` unless a run goes on with the songs on each side, and the labels, that it began with."""
+    if not (Path(folder) / SPLITS_NAME).is_dir():
+        return
+    theirs = read_split(Path(folder) / SPLITS_NAME)
+    changes = []
+    for name in SPLIT_NAMES:
+        if others := sorted(set(songs[name]["song_id"]) ^ set(theirs[name])):
+            changes.append(f"{name} differs in {len(others)} songs, {first_ids(others)}")
+    if not changes and (Path(folder) / SONGS_NAME).is_file():
+        labels = {
+            key: name for side in songs.values() for key, name in zip(side["song_id"], side["labels"], strict=True)
+        }
+        began = read_table(Path(folder) / SONGS_NAME)
+        if any(labels[key] != name for key, name in zip(began["song_id"], began["labels"], strict=True)):
+            changes.append(f"its labels are {began['labels'][0]}")
+    if changes:
+        raise SplitError(
+            f"'{folder}' was begun with other songs or labels: {'; '.join(changes)}. Going on would score songs that "
+            "it was trained on: use the settings in its config.yaml, or start anew with --overwrite_output_dir."
+        )
+
+
+def same_songs(songs: Dataset, folder: str | Path) -> int:
+    """Refuse songs of another collection that a model has seen; count those whose artist it has seen.
+
+    Raises:
+        SplitError: when songs of it were trained or selected on, under whatever name.
+        UsageError: when the model's folder does not say what it was trained on.
+    """
+    seen = seen_songs(folder)
+    columns = ["song_id", "source", "valence", "arousal", "other_valence", "other_arousal"]
+    refuse_same_songs(songs, Dataset.from_pandas(seen[columns], preserve_index=False), f"tested with '{folder}'")
+    known = {artist_key(artist) for artist in seen["artist"].dropna()}
+    return sum(artist_key(artist) in known for artist in artists_of(songs).values())
