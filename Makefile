@@ -37,10 +37,10 @@ demo: $(STAMP)
 	$(BIN)/accelerate launch recipes/finetune.py recipes/configs/toy.yaml --overwrite_output_dir
 
 test: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-fast: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 quality: $(STAMP)
 	$(BIN)/ruff check .

@@ -75,7 +75,7 @@ class TestResolution:
         assert parse_config(["--resume_from_checkpoint"]).training.resume_from_checkpoint == "last"
         assert parse_config([]).training.resume_from_checkpoint is None
 
-    @pytest.mark.parametrize("name", ["deam.yaml", "toy.yaml"])
+    @pytest.mark.parametrize("name", ["deam.yaml", "deam_small.yaml", "toy.yaml"])
     def test_saved_configuration_reads_back(self, name, tmp_path):
         config = parse_config(
             [str(CONFIGS / name), "--head_learning_rate", "1e-5", "--lr_scheduler_kwargs", '{"a": 1}']

@@ -48,6 +48,11 @@ def run(*command, code=0):
     return out, err
 
 
+def heed_interrupts():
+    """What a shell's background job does not, nor what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def finetune(*flags, code=0):
     return run(sys.executable, "recipes/finetune.py", *flags, code=code)
 
@@ -130,6 +135,8 @@ class TestFinetune:
             expected = 1 - ((r - p) ** 2).sum() / ((r - r.mean()) ** 2).sum()
             assert results[f"test_{dimension}_r2"] == pytest.approx(expected, abs=1e-3)
             assert results[f"test_{dimension}_rmse"] == pytest.approx(np.sqrt(((r - p) ** 2).mean()), abs=1e-3)
+            train = pd.read_csv(folder / "songs.csv").query("split == 'train'")[dimension]
+            assert np.allclose(table[f"mean_{dimension}"], train.mean(), atol=1e-3)
             for baseline in ("mean", "ridge", "svr"):
                 p = table[f"{baseline}_{dimension}"]
                 expected = 1 - ((r - p) ** 2).sum() / ((r - r.mean()) ** 2).sum()
@@ -232,7 +239,9 @@ class TestFinetune:
             assert torch.allclose(weights[0][tensor], weights[1][tensor], atol=1e-5), tensor
 
     def test_interrupting_leaves_the_last_checkpoint_loadable(self, config, tmp_path):
-        process = start(sys.executable, "recipes/finetune.py", config, "--output_dir", tmp_path)
+        process = start(
+            sys.executable, "recipes/finetune.py", config, "--output_dir", tmp_path, preexec_fn=heed_interrupts
+        )
         while not list(tmp_path.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
@@ -250,6 +259,16 @@ class TestFinetune:
             finetune(config, "--output_dir", folder, "--checkpoint", tmp_path / "ast", "--front_end", front_end,
                      "--max_steps", "1", "--no_load_best_model_at_end", "--eval_strategy", "no")  # fmt: skip
             assert ASTForEmotionRegression.from_pretrained(folder).config.max_length == frames
+
+    def test_a_run_goes_on_with_its_own_split_alone(self, finished, config, tmp_path):
+        shutil.copytree(finished[0], tmp_path / "copy")
+        (tmp_path / "copy" / "all_results.json").unlink()
+        flags = ("--output_dir", tmp_path / "copy", "--resume_from_checkpoint", "--seed", "9")
+        _, err = finetune(config, *flags, code=1)
+        assert "was begun with other songs or labels" in err and "Traceback" not in err
+        assert (tmp_path / "copy" / "splits" / "test.txt").read_text() == (
+            finished[0] / "splits" / "test.txt"
+        ).read_text()
 
     def test_dynamic_labels_are_measured_over_time(self, config, tmp_path):
         out, _ = finetune(config, "--output_dir", tmp_path, "--labels", "dynamic", "--num_train_epochs", "2")
@@ -579,6 +598,7 @@ class TestBadInput:
             (["--split", "weekly"], "weekly"),
             (["--checkpoint", "no/such-model"], "no/such-model"),
             (["--resume_from_checkpoint"], "no checkpoint to resume from"),
+            (["--labels", "dynamic", "--collections", "recipes/configs/pmemo.yaml"], "labels 'dynamic' need curves"),
             (["--f_max", "9000"], "section 'audio': 0 <= f_min < f_max <= 8000"),
         ],
     )
@@ -596,7 +616,17 @@ class TestEvaluate:
         assert re.search(r"^\d+ test songs", out, re.M)
         ours, theirs = json.loads(output.read_text()), json.loads((finished[0] / "all_results.json").read_text())
         for name in ("valence_r2", "arousal_ccc", "mean_rmse"):
-            assert ours[name] == pytest.approx(theirs[f"test_{name}"], abs=1e-5)
+            assert ours[f"test_{name}"] == pytest.approx(theirs[f"test_{name}"], abs=1e-5)
+
+    def test_another_split_is_no_way_round(self, finished, root, tmp_path):
+        splits = tmp_path / "splits"
+        shutil.copytree(finished[0] / "splits", splits)
+        (splits / "train.txt").rename(splits / "x")
+        (splits / "test.txt").rename(splits / "train.txt")
+        (splits / "x").rename(splits / "test.txt")
+        flags = ("--model", finished[0], "--data_root", root, "--split", splits)
+        _, err = run(sys.executable, "recipes/evaluate.py", *flags, code=1)
+        assert re.search(r"evaluate: the model in .* was trained or selected on \d+ of these \d+ songs", err)
 
     def test_only_the_songs_asked_for_are_needed(self, finished, root, tmp_path):
         copy = tmp_path / "copy"

@@ -33,7 +33,15 @@ from .scores import (
 from .song_plots import plot_held_out
 
 NOTE_NAME = "cross_validation.json"
-PLACES = ("data_root", "cache_dir", "num_proc", "output_dir", "dataloader_num_workers", "report_to", "save_total_limit")
+PLACES = (
+    "data_root",
+    "cache_dir",
+    "num_proc",
+    "output_dir",
+    "dataloader_num_workers",
+    "report_to",
+    "save_total_limit",
+)
 
 
 def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits], str]:

@@ -271,7 +271,7 @@ class TestPage:
             assert page.row(row["fold"], cells(row)[0])[:9] == cells(row)[1:]
         assert page.row("model, pooled") == cells(pd.read_csv(folder / report.SCORES_NAME).iloc[0])
         assert len(page.attributes("details")) == 3  # two learning curves and the configuration
-        assert len(pd.read_csv(folder / report.PREDICTIONS_NAME)) == 24 and "on 32 songs" in page.text
+        assert len(pd.read_csv(folder / report.PREDICTIONS_NAME)) == 24 and "on 24 songs" in page.text
         assert "(fold 1)" in page.text
 
     def test_leaves_out_what_is_not_there(self, run, tmp_path):

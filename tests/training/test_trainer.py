@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from emotion_ft.config import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from emotion_ft.training.callbacks import EarlyStopping
 from emotion_ft.training.trainer import EmotionTrainer, parameter_groups
 
 SONGS, FRAMES = 24, 160
@@ -321,6 +322,38 @@ class TestLearning:
         )
         run.train()
         assert run.state.epoch == 3
+
+    @pytest.mark.parametrize("killed_at", [1, 2, 3])
+    def test_early_stopping_counts_on_after_a_resume(self, trainer, tmp_path, killed_at):
+        settings = {"num_train_epochs": 50, "early_stopping_patience": 2, "save_total_limit": None}
+        settings |= {"head_learning_rate": 0.0, "backbone_learning_rate": 0.0}
+        trainer(**settings).train()
+        steps = sorted(int(path.name[11:]) for path in tmp_path.glob("checkpoint-*"))
+        assert len(steps) == 3
+        run = trainer(**settings)
+        run.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{steps[killed_at - 1]}"))
+        assert run.state.epoch == 3 and run.state.global_step == steps[-1]
+
+    @pytest.mark.parametrize(
+        ("scores", "patience", "expected"),
+        [
+            ([], 1, False),
+            ([0.5], 1, False),
+            ([0.5, 0.5], 1, True),
+            ([0.5, 0.4, 0.6], 2, False),
+            ([0.5, 0.4, 0.6, 0.6, 0.1], 2, True),
+            ([0.1, 0.2, 0.3, 0.4], 1, False),
+        ],
+    )
+    def test_early_stopping_is_a_function_of_the_log(self, scores, patience, expected):
+        log = [{"loss": 1.0}, *({"eval_x": score} for score in scores), {"epoch": 3}]
+        assert EarlyStopping(patience, "eval_x", True).exhausted(log) is expected
+        assert (
+            EarlyStopping(patience, "eval_x", False).exhausted(
+                [{"eval_x": -entry["eval_x"]} if "eval_x" in entry else entry for entry in log]
+            )
+            is expected
+        )
 
     def test_no_song_is_dropped_from_an_evaluation(self, trainer, songs, extractor):
         run = trainer(dataloader_drop_last=True, per_device_eval_batch_size=5)
