@@ -99,6 +99,12 @@ class TestBothTreatments:
             scores.loc[(used, "model"), ["valence_r2_low", "valence_r2_high"]]
         )
 
+    def test_a_joined_collection_keeps_its_own_labels(self, labels, systems):
+        table = predictions_table(under_another(labels)[0], systems)
+        table.loc[25:, ["labels", "other_valence", "other_arousal"]] = ["distributed", np.nan, np.nan]
+        scores = score_systems(table)
+        assert list(dict.fromkeys(scores.index.get_level_values(0))) == ["repaired + distributed", "distributed"]
+
     def test_one_where_nothing_is_exchanged(self, labels, systems):
         scores = score_systems(predictions_table(songs(labels), systems))
         assert set(scores.index.get_level_values(0)) == {"repaired"}
