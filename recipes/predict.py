@@ -20,6 +20,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--curve", action="store_true", help="predict over time too, in overlapping windows")
     parser.add_argument("--plot", metavar="DIR", help="with --curve: a picture a file, curves over its spectrogram")
     parser.add_argument("--step", type=float, default=0.5, help="seconds from one window to the next (default: 0.5)")
+    parser.add_argument(
+        "--runtime",
+        choices=["torch", "onnx", "onnx-int8"],
+        default="torch",
+        help="onnx: as export_onnx.py has written it",
+    )
     parser.add_argument("--batch_size", type=int, default=16, help="windows a forward pass (default: 16)")
     arguments = parser.parse_args()
     if arguments.output and Path(arguments.output).suffix not in (".csv", ".json", ".jsonl"):
@@ -44,7 +50,12 @@ def main() -> int:
     from emotion_ft.inference import load_model, predict_log_mel, read_log_mel, write_predictions
 
     disable_progress_bar()
-    model, extractor = load_model(arguments.model, arguments.revision)
+    if arguments.runtime == "torch":
+        model, extractor = load_model(arguments.model, arguments.revision)
+    else:
+        from emotion_ft.onnx_export import load_onnx
+
+        model, extractor = load_onnx(arguments.model, arguments.runtime)
     predictions, failures = {}, {}
     for path in tqdm(arguments.files, unit="file", disable=len(arguments.files) == 1):
         try:
