@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MelGanConfig,
         MelGenerator,
     )
+    from .modeling.pipeline_ast_emotion import MusicEmotionPipeline
     from .training.metrics import EmotionMetric
     from .training.trainer import EmotionTrainer
 
@@ -36,6 +37,7 @@ __all__ = [
     "MelDiscriminator",
     "MelGanConfig",
     "MelGenerator",
+    "MusicEmotionPipeline",
     "TrainingConfig",
     "load_collection_file",
     "load_csv",
@@ -49,6 +51,7 @@ _MODULES = {
     "Config": "config",
     "EmotionMetric": "training.metrics",
     "EmotionTrainer": "training.trainer",
+    "MusicEmotionPipeline": "modeling.pipeline_ast_emotion",
     "TrainingConfig": "config",
     "load_collection_file": "data.csv_collection",
     "load_csv": "data.csv_collection",

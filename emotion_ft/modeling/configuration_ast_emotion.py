@@ -40,6 +40,9 @@ class ASTEmotionConfig(ASTConfig):
             self.label2id = {"valence": 0, "arousal": 1}
         if self.problem_type is None:
             self.problem_type = "regression"
+        if not __name__.startswith("transformers_modules."):
+            # Installed, the pipeline is registered; transformers would first ask to trust the copy beside the weights.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
 
