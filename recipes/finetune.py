@@ -3,7 +3,8 @@
     accelerate launch recipes/finetune.py recipes/configs/deam.yaml --data_root DEAM [--flag value ...]
 
 Leaves in output_dir: the model with its feature extractor, config.yaml, the split, all_results.json, predictions.csv,
-plots and a model card. Test songs are used once, at the very end.
+plots and a model card. Test songs are used once, at the very end. With --push_to_hub, all of it but the checkpoints
+and the songs goes to hub_model_id when it is finished.
 """
 
 import sys
@@ -12,11 +13,12 @@ import sys
 def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
+    from pathlib import Path
 
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.hub import write_model_card
+    from emotion_ft.hub import create_repository, push, write_model_card
     from emotion_ft.training import curves, experiment, report
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page
@@ -26,6 +28,12 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
     logging.captureWarnings(True)
     disable_progress_bar()  # of single files written and read; training keeps its own
+    # Trainer must not push: it would before the card and the numbers are there.
+    pushes, training.push_to_hub = training.push_to_hub and not training.process_index, False
+    repo_id = training.hub_model_id or Path(training.output_dir).resolve().name
+    private, token = bool(training.hub_private_repo), training.hub_token
+    if pushes:
+        create_repository(repo_id, private, token)  # now: a wrong token must not show when training is over
     checkpoint = experiment.prepare_output_dir(training)
     experiment.make_deterministic(training)
 
@@ -49,6 +57,8 @@ def main() -> None:
     if "interval_level" in results:
         print(f"\n{report.interval_line(results)}")
     print(f"\nModel, numbers and plots: {folder}; all on one page: {page}")
+    if pushes:
+        print(f"Pushed to {push(folder, repo_id, private, training.hub_revision, token)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 It learns from the training songs of a fine-tuned run (--finetuned, or else output_dir) and opens no others; that run's
 model measures it. Leaves in gan_output_dir: the generator of the best measured step, discriminator/, regressor/,
-all_results.json, sample grids and plots. `finetune.py --gan DIR` trains with its windows.
+all_results.json, sample grids, plots and a model card. `finetune.py --gan DIR` trains with its windows.
 """
 
 import sys
@@ -19,6 +19,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
+    from emotion_ft.hub import write_gan_card
     from emotion_ft.training import experiment, gan, gan_report, report
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
@@ -73,9 +74,11 @@ def main() -> None:
         f"step {best['step']}, kept": best,
         f"step {trainer.step}, last": trainer.history[-1],
     }
+    table = gan_report.quality_table(rows)
+    write_gan_card(folder, results, table)
     report.write_results(folder, results)
-    table = gan_report.quality_table(rows).to_string(float_format="{:.3f}".format, na_rep="")
-    print(f"\n{results['protocol']}\n\n{table}")
+    text = table.to_string(float_format="{:.3f}".format, na_rep="")
+    print(f"\n{results['protocol']}\n\n{text}")
     print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")
     print(f"\nGenerator, numbers and samples: {folder}")
 

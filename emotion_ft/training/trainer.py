@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import ProgressCallback, Trainer, default_data_collator
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -54,8 +55,9 @@ class EmotionTrainer(Trainer):
     """`Trainer` for `ASTForEmotionRegression` and its like.
 
     One override a concern: `create_optimizer` gives backbone and head their own learning rates,
-    `_load_from_checkpoint` and `_load_best_model` restore the encoder, `log` shows both rates. Freezing, epochs of the
-    training transform, early stopping and metrics on the 1-9 scale come along.
+    `_load_from_checkpoint` and `_load_best_model` restore the encoder, `log` shows both rates, `create_model_card`
+    keeps the card of a finished run. Freezing, epochs of the training transform, early stopping and metrics on the 1-9
+    scale come along. Checkpoints are not pushed to the Hub, whatever `hub_strategy` says.
 
     Args:
         model: an `ASTForEmotionRegression`, or a model with `backbone`, `freeze_backbone` and `unfreeze_backbone`.
@@ -152,6 +154,14 @@ class EmotionTrainer(Trainer):
         super()._save(output_dir, state_dict)
         # A pickle; the same settings stand in config.yaml.
         Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: stock Trainer would upload its arguments as a pickle, `hub_token` among them."""
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        card = Path(self.args.output_dir, "README.md")
+        if not (card.is_file() and "emotion_ft" in (ModelCard.load(card).data.tags or [])):
+            super().create_model_card(*args, **kwargs)
 
 
 def _transform(dataset):

@@ -1,0 +1,359 @@
+"""Pushing to a Hub on this machine, and loading from it in other processes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from loopback_hub import LoopbackHub
+
+from emotion_ft.config import TrainingConfig
+from emotion_ft.data.augment import TrainingTransform, with_transform
+from emotion_ft.data.targets import SongTarget
+from emotion_ft.data.toy import render_deam
+from emotion_ft.errors import UsageError
+from emotion_ft.hub import push, shared_files, write_gan_card, write_model_card
+from emotion_ft.modeling import MelGanConfig, MelGenerator
+from emotion_ft.training.gan_report import COLUMNS, quality_table
+from emotion_ft.training.metrics import score
+from emotion_ft.training.scores import flat
+from emotion_ft.training.trainer import EmotionTrainer
+
+TOKEN, OTHER_TOKEN = "hf_user", "hf_somebody"
+PRIVATE_FILES = (
+    "checkpoint-3/model.safetensors",
+    "checkpoint-3/optimizer.pt",
+    "runs/today/events.out.tfevents.1",
+    "discriminator/config.json",
+    "regressor/model.safetensors",
+    "audit/audit.csv",
+    "songs.csv",
+    "predictions.csv",
+    "bad_files.csv",
+    "training_args.bin",
+    ".env",
+)
+SHARED_FILES = ("config.yaml", "scores.csv", "report.html", "plots/valence_arousal.png", "audit/audit.md",
+                "splits/train.txt")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LoopbackHub(tmp_path_factory.mktemp("hub"), {TOKEN: "user", OTHER_TOKEN: "somebody"}) as server:
+        yield server
+
+
+@pytest.fixture
+def online(hub, tmp_path):
+    """The environment of a process that sees the loopback Hub, with a cache that knows nothing."""
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_TOKEN": TOKEN,
+    }
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Scores of made-up predictions, and the results that follow."""
+    truth = np.random.default_rng(0).uniform(1, 9, (20, 2))
+    rows = {"model": score(truth + 0.3, truth), "mean": score(truth * 0 + truth.mean(0), truth)}
+    scores = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples([("repaired", name) for name in rows]))
+    about = {"protocol": "songs rendered in DEAM's layout; seed 42", "train_songs": 60, "validation_songs": 20,
+             "test_songs": 20, "synthetic_windows": 0, "label_weights": "none"}  # fmt: skip
+    return scores, about | flat(scores)
+
+
+@pytest.fixture
+def run(tiny_model, tiny_extractor, results, tmp_path):
+    """A folder as a finished run leaves it."""
+    folder = tmp_path / "run"
+    for name in (*SHARED_FILES, *PRIVATE_FILES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    tiny_model.save_pretrained(folder)
+    tiny_extractor.save_pretrained(folder)
+    scores, values = results
+    write_model_card(folder, values, scores)
+    (folder / "all_results.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture
+def gan(tiny_extractor, tmp_path):
+    """A folder as a finished GAN leaves it, its generator and its results."""
+    folder = tmp_path / "gan"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = MelGenerator(MelGanConfig(max_length=101, channels=2, latent_size=4, condition_size=8)).eval()
+    generator.save_pretrained(folder)
+    tiny_extractor.save_pretrained(folder)
+    best = {name: index / 8 for index, name in enumerate(COLUMNS)}
+    results = {"protocol": "songs rendered in DEAM's layout", "step": 60, **best}
+    table = quality_table({"real": {"frechet": 0.25}, "step 60, kept": best})
+    write_gan_card(folder, results, table)
+    (folder / "all_results.json").write_text(json.dumps(results))
+    for name in ("plots/samples-000060.png", "plots/quality.png", "discriminator/model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return folder, generator, results
+
+
+def python(code, *arguments, **environment):
+    """Run code in a new process, anywhere but in this checkout; what it printed."""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd="/", env=os.environ | environment,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def front(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+LOAD = """
+import sys
+import numpy as np, torch
+if sys.argv[1] == "without":
+    sys.modules["emotion_ft"] = None
+else:
+    import emotion_ft.modeling
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+code = {"trust_remote_code": True} if sys.argv[1] == "without" else {}
+model = AutoModelForAudioClassification.from_pretrained(sys.argv[2], **code).eval()
+extractor = AutoFeatureExtractor.from_pretrained(sys.argv[2], **code)
+assert type(model).__module__.startswith("transformers_modules") == bool(code), type(model).__module__
+waves = np.random.default_rng(0).standard_normal((2, 32000)).astype("float32")
+with torch.no_grad():
+    np.save(sys.argv[3], model(**extractor(waves, 16000, return_tensors="pt")).logits.numpy())
+"""
+
+
+class TestPush:
+    @pytest.mark.slow
+    def test_a_run_travels_whole_and_only_once(self, run, hub, online, recipe, tiny_model, tiny_extractor, tmp_path):
+        done = recipe("push", run, "user/run", **online)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == f"{hub.url}/user/run"
+        files = hub.files("user/run")
+        code = {f"{name}_ast_emotion.py" for name in ("configuration", "feature_extraction", "modeling")}
+        assert {
+            "README.md",
+            "config.json",
+            "preprocessor_config.json",
+            "model.safetensors",
+            "all_results.json",
+        } | code | {*SHARED_FILES} <= set(files)
+        assert not {path for path in files if path.startswith(("checkpoint", "runs", "discriminator", "regressor"))}
+        assert not set(PRIVATE_FILES) & set(files)
+        assert [commit.title for commit in hub.commits("user/run")] == ["initial commit", "Push run"]
+        for name in set(files) - {"README.md", ".gitattributes"}:
+            assert files[name] == (run / name).read_bytes(), name
+
+        before = len(hub.requests)
+        again = recipe("push", run, "user/run", **online)
+        assert again.returncode == 0 and again.stdout == done.stdout
+        sent = {request.method + request.path for request in hub.requests[before:]}
+        assert any("/preupload/" in request for request in sent)
+        assert not [request for request in sent if request.startswith("PUT") or "/commit/" in request]
+        assert len(hub.commits("user/run")) == 2
+
+        waves = np.random.default_rng(0).standard_normal((2, 32000)).astype("float32")
+        with torch.no_grad():
+            expected = tiny_model(**tiny_extractor(waves, 16000, return_tensors="pt")).logits.numpy()
+        for how in ("with", "without"):
+            cache = {"HF_HOME": str(tmp_path / how), "OMP_NUM_THREADS": "1"}
+            python(LOAD, how, "user/run", tmp_path / f"{how}.npy", **{**online, **cache})
+            assert np.array_equal(np.load(tmp_path / f"{how}.npy"), expected), how
+
+        card = ModelCard(files["README.md"].decode())
+        values = json.loads(files["all_results.json"])
+        scored = {result.metric_type: result.metric_value for result in card.data.eval_results}
+        assert len(scored) == 10
+        assert all(value == pytest.approx(values[f"test_{name}"], abs=1e-4) for name, value in scored.items())
+        assert 'load_model("user/run")' in card.text and str(run) not in card.text
+
+    def test_branches_removed_files_and_refusals(self, run, hub, online, tmp_path):
+        """What one process can see: pushes to branches, and every refusal of the Hub as one sentence."""
+        code = """
+import json, sys
+from pathlib import Path
+from huggingface_hub import constants
+from emotion_ft.errors import UsageError
+from emotion_ft.hub import push
+
+def attempt(*arguments, **options):
+    try:
+        said.append(["pushed", push(folder, *arguments, **options)])
+    except UsageError as error:
+        said.append(["refused", str(error)])
+
+folder, said = Path(sys.argv[1]), []
+attempt("branched", private=True, revision="dev", message="first")
+(folder / "scores.csv").unlink()
+attempt("user/branched", private=True, revision="dev", message="second")
+attempt("user/open")
+attempt("user/open", private=True)
+attempt("user/open", token="hf_wrong")
+attempt("somebody/theirs")
+attempt("user/open", token="hf_somebody")
+attempt("a/b/c")
+card = folder / "README.md"
+card.write_text(card.read_text().replace("tags:", "tags: ]"))
+attempt("user/open")
+attempt("user/open", token=False)
+constants.ENDPOINT = "http://127.0.0.1:9"
+attempt("user/open")
+print(json.dumps(said))
+"""
+        said = json.loads(python(code, run, **online))
+        assert said[:3] == [
+            ["pushed", f"{hub.url}/user/branched/tree/dev"],
+            ["pushed", f"{hub.url}/user/branched/tree/dev"],
+            ["pushed", f"{hub.url}/user/open"],
+        ]
+        assert hub.store.repositories["models/user/branched"].private
+        assert set(hub.files("user/branched")) == {".gitattributes"}
+        assert 'load_model("user/branched", revision="dev")' in hub.files("user/branched", "dev")["README.md"].decode()
+        first, second = hub.commits("user/branched")[1:]
+        assert (first.title, second.title) == ("first", "second")
+        assert set(first.files) - set(second.files) == {"scores.csv"} and set(second.files) < set(first.files)
+        expected = ("'user/open' is public already", "'user/open': the Hub knows no such token: log in",
+                    "'somebody/theirs': the token may not write there", "'user/open': the token may not write there",
+                    "'a/b/c' names no repository: expected you/name", "Invalid metadata in README.md",
+                    "log in with `hf auth login`", "http://127.0.0.1:9 does not answer")  # fmt: skip
+        assert len(said) == 3 + len(expected)
+        for (outcome, sentence), part in zip(said[3:], expected, strict=True):
+            assert outcome == "refused" and part in sentence and "\n" not in sentence
+        assert len(hub.commits("user/open")) == 2
+
+    def test_offline_mode_is_one_sentence(self, run, online, recipe):
+        done = recipe("push", run, "user/x", **{**online, "HF_HUB_OFFLINE": "1"})
+        assert done.returncode == 1
+        assert done.stderr == "push: cannot push to 'user/x' in offline mode: unset HF_HUB_OFFLINE.\n"
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda run: (run / "all_results.json").unlink(), "no finished run: no all_results.json;"),
+            (lambda run: (run / "model.safetensors").unlink(), "as a pickle, training_args.bin, which runs code"),
+            (lambda run: [(run / name).unlink() for name in ("model.safetensors", "training_args.bin", "README.md")],
+             "no README.md, model.safetensors;"),
+            (lambda run: (run / "config.yaml").write_text(f"hub_token: hf_{'a' * 34}\n"), "what looks like a token"),
+            (shutil.rmtree, "no such folder"),
+        ],
+    )  # fmt: skip
+    def test_refuses_folders_before_it_asks_the_hub(self, run, change, message):
+        change(run)
+        with pytest.raises(UsageError, match=re.escape(message)):
+            push(run, "user/x")
+
+
+class TestGanCard:
+    def test_says_what_it_is_and_how_good(self, gan):
+        folder, _, results = gan
+        text = (folder / "README.md").read_text()
+        assert front(text)["tags"] == ["music-emotion-recognition", "gan", "emotion_ft"]
+        assert re.search(rf"\| step 60, kept +\| {results['frechet']:.3f} +\| 0.125 +\| 0.250 ", text)
+        assert re.search(r"\| real +\| 0.250 +\|  +\|", text) and "nan" not in text
+        for said in ("must never enter an evaluation", "(plots/samples-000060.png)", "windows of 2 s", "of no use"):
+            assert said in text, said
+        assert "{" not in text.split("```")[0] and "Fréchet distance to the reference windows" in text
+
+    @pytest.mark.slow
+    def test_travels_and_its_example_runs(self, gan, online, hub, tmp_path):
+        folder, generator, _ = gan
+        code = "import sys; from emotion_ft.hub import push; push(sys.argv[1], 'user/gan')"
+        python(code, folder, **online)
+        files = hub.files("user/gan")
+        assert "discriminator/model.safetensors" not in files
+        assert {"plots/samples-000060.png", "modeling_mel_gan.py", "model.safetensors"} <= set(files)
+        example = re.search(r"```python\n(.*?)```", files["README.md"].decode(), re.S)[1]
+        assert 'from_pretrained("user/gan")' in example
+        example += f"\nimport numpy\nnumpy.save({str(tmp_path / 'made.npy')!r}, windows.numpy())"
+        assert "torch.Size([2, 101, 128])" in python(example, **online)
+        expected = generator.generate([[0.625, 0.25], [-0.5, -0.625]], seed=0)
+        assert np.array_equal(np.load(tmp_path / "made.npy"), expected.numpy())
+
+
+class TestTrainer:
+    @pytest.fixture
+    def trainer(self, tiny_model, tiny_extractor, stored_songs, tmp_path):
+        train = with_transform(stored_songs["train"], TrainingTransform(tiny_extractor, None, 0, SongTarget()))
+        arguments = TrainingConfig(output_dir=str(tmp_path), precision="fp32", eval_strategy="no", save_strategy="no",
+                                   load_best_model_at_end=False)  # fmt: skip
+        return EmotionTrainer(tiny_model, arguments, train_dataset=train)
+
+    def test_keeps_the_card_of_a_finished_run_and_replaces_others(self, trainer, run, tmp_path):
+        ours = (run / "README.md").read_text()
+        (tmp_path / "README.md").write_text(ours)
+        trainer.create_model_card(model_name="x")
+        assert (tmp_path / "README.md").read_text() == ours
+        (tmp_path / "README.md").write_text("---\ntags: [other]\n---\nstale")
+        trainer.create_model_card(model_name="x")
+        assert "stale" not in (tmp_path / "README.md").read_text()
+
+    def test_pickles_no_token_for_the_hub_at_a_checkpoint(self, trainer, tmp_path):
+        trainer.args.hub_token, trainer.hub_model_id, trainer.push_in_progress = TOKEN, "user/x", None
+        trainer._push_from_checkpoint(str(tmp_path))
+        assert not list(tmp_path.rglob("*.bin"))
+
+
+@pytest.mark.slow
+class TestRecipes:
+    @pytest.fixture(scope="class")
+    def config(self, tmp_path_factory):
+        root = render_deam(tmp_path_factory.mktemp("deam"), songs=24, seconds=4.0, num_proc=2)
+        sections = {
+            "data": {"data_root": str(root), "split": "random"},
+            "audio": {"seconds": 2.0, "num_windows": 2},
+            "model": {"checkpoint": None, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                      "intermediate_size": 64, "time_stride": 16, "frequency_stride": 16},
+            "training": {"max_steps": 2, "precision": "fp32", "per_device_train_batch_size": 4,
+                         "gradient_accumulation_steps": 1, "save_steps": 1, "save_strategy": "steps",
+                         "eval_strategy": "steps", "eval_steps": 1},
+        }  # fmt: skip
+        path = root / "tiny.yaml"
+        path.write_text(yaml.safe_dump(sections))
+        return path
+
+    def test_finetune_pushes_what_it_has_finished(self, config, hub, online, recipe, tmp_path):
+        flags = ("--output_dir", tmp_path / "tuned", "--push_to_hub", "--hub_model_id", "user/tuned")
+        done = recipe("finetune", config, *flags, "--hub_token", TOKEN, **{**online, "HF_TOKEN": ""})
+        assert done.returncode == 0, done.stderr
+        assert f"Pushed to {hub.url}/user/tuned" in done.stdout
+        assert [commit.title for commit in hub.commits("user/tuned")] == ["initial commit", "Push tuned"]
+        files = hub.files("user/tuned")
+        assert files["README.md"] == (tmp_path / "tuned" / "README.md").read_bytes()
+        assert 'load_model("user/tuned")' in files["README.md"].decode()
+        assert {"report.html", "all_results.json", "scores.csv", "splits/test.txt"} <= set(files)
+        assert not [name for name in files if name.startswith("checkpoint") or name.endswith((".bin", "songs.csv"))]
+        assert not [name for name, data in files.items() if TOKEN.encode() in data]
+
+        gan_flags = ("--finetuned", tmp_path / "tuned", "--gan_output_dir", tmp_path / "gan", "--gan_steps", "2",
+                     "--measure_steps", "1", "--gan_batch_size", "4", "--gan_channels", "2", "--latent_size", "4",
+                     "--regressor_steps", "2", "--reference_windows", "2")  # fmt: skip
+        done = recipe("train_gan", config, *gan_flags)
+        assert done.returncode == 0, done.stderr
+        card = (tmp_path / "gan" / "README.md").read_text()
+        results = json.loads((tmp_path / "gan" / "all_results.json").read_text())
+        assert re.search(rf"\| step {results['step']}, kept +\| {results['frechet']:.3f} ", card)
+        assert all((tmp_path / "gan" / name).is_file() for name in re.findall(r"!\[.*?\]\((.*?)\)", card))
+        assert "README.md" in shared_files(tmp_path / "gan")
+
+    def test_a_wrong_token_shows_before_the_training(self, config, online, recipe, tmp_path):
+        flags = ("--output_dir", tmp_path / "tuned", "--push_to_hub", "--hub_model_id", "user/tuned")
+        done = recipe("finetune", config, *flags, **{**online, "HF_TOKEN": "hf_wrong"})
+        assert done.returncode == 1 and "finetune: cannot push to 'user/tuned'" in done.stderr
+        assert "Traceback" not in done.stderr and not (tmp_path / "tuned").exists()
