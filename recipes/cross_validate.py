@@ -35,8 +35,8 @@ def main() -> None:
     from datasets import DatasetDict
     from transformers.utils.logging import disable_progress_bar
 
+    from emotion_ft.cards import write_model_card
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.hub import write_model_card
     from emotion_ft.training import cross_validation, curves, experiment, report
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page

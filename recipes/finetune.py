@@ -17,8 +17,9 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
+    from emotion_ft.cards import write_model_card
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.hub import create_repository, push, write_model_card
+    from emotion_ft.hub import add_pipeline, create_repository, push
     from emotion_ft.training import curves, experiment, report
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page
@@ -46,6 +47,7 @@ def main() -> None:
         return
 
     results, folder = finished.results, training.output_dir
+    add_pipeline(folder)
     write_model_card(folder, results, finished.scores, finished.curve_scores, training.hub_model_id)
     report.write_results(folder, results)
     page = write_page(folder)

@@ -18,8 +18,8 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
+    from emotion_ft.cards import write_gan_card
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.hub import write_gan_card
     from emotion_ft.training import experiment, gan, gan_report, report
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed

@@ -15,12 +15,14 @@ import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
+from emotion_ft.cards import write_gan_card, write_model_card
 from emotion_ft.config import TrainingConfig
 from emotion_ft.data.augment import TrainingTransform, with_transform
 from emotion_ft.data.targets import SongTarget
 from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
-from emotion_ft.hub import push, shared_files, write_gan_card, write_model_card
+from emotion_ft.hub import add_pipeline, push, shared_files
+from emotion_ft.inference import predict_log_mel
 from emotion_ft.modeling import MelGanConfig, MelGenerator
 from emotion_ft.training.gan_report import COLUMNS, quality_table
 from emotion_ft.training.metrics import score
@@ -83,6 +85,7 @@ def run(tiny_model, tiny_extractor, results, tmp_path):
         (folder / name).write_text(name)
     tiny_model.save_pretrained(folder)
     tiny_extractor.save_pretrained(folder)
+    add_pipeline(folder)
     scores, values = results
     write_model_card(folder, values, scores)
     (folder / "all_results.json").write_text(json.dumps(values))
@@ -122,7 +125,7 @@ def front(card):
 
 
 LOAD = """
-import sys
+import json, sys
 import numpy as np, torch
 if sys.argv[1] == "without":
     sys.modules["emotion_ft"] = None
@@ -137,6 +140,11 @@ assert type(model).__module__.startswith("transformers_modules") == bool(code), 
 waves = np.random.default_rng(0).standard_normal((2, 32000)).astype("float32")
 with torch.no_grad():
     np.save(sys.argv[3], model(**extractor(waves, 16000, return_tensors="pt")).logits.numpy())
+if code:
+    from transformers import pipeline
+
+    emotion = pipeline("music-emotion", model=sys.argv[2], device="cpu", **code)
+    print(json.dumps(emotion({"raw": waves[0], "sampling_rate": 16000})))
 """
 
 
@@ -147,7 +155,7 @@ class TestPush:
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == f"{hub.url}/user/run"
         files = hub.files("user/run")
-        code = {f"{name}_ast_emotion.py" for name in ("configuration", "feature_extraction", "modeling")}
+        code = {f"{name}_ast_emotion.py" for name in ("configuration", "feature_extraction", "modeling", "pipeline")}
         assert {
             "README.md",
             "config.json",
@@ -174,8 +182,11 @@ class TestPush:
             expected = tiny_model(**tiny_extractor(waves, 16000, return_tensors="pt")).logits.numpy()
         for how in ("with", "without"):
             cache = {"HF_HOME": str(tmp_path / how), "OMP_NUM_THREADS": "1"}
-            python(LOAD, how, "user/run", tmp_path / f"{how}.npy", **{**online, **cache})
+            out = python(LOAD, how, "user/run", tmp_path / f"{how}.npy", **{**online, **cache})
             assert np.array_equal(np.load(tmp_path / f"{how}.npy"), expected), how
+        song = predict_log_mel(tiny_model, tiny_extractor, tiny_extractor.log_mel(waves[0]).astype(np.float16))
+        heard = json.loads(out.splitlines()[-1])
+        assert [heard["valence"], heard["arousal"]] == pytest.approx(song[:2], abs=1e-3)
 
         card = ModelCard(files["README.md"].decode())
         values = json.loads(files["all_results.json"])

@@ -107,6 +107,8 @@ SET_BY_STUDY += ("eval_steps", "save_steps", "eval_strategy", "save_strategy", "
 def check(config: Config, flags: list[str], sizes: list[int], songs: int) -> None:
     """Raise an `AblationError` for a study whose arms would not differ by what their names say, or could not train."""
     given = [name for name in SET_BY_STUDY if any(flag.split("=")[0] == f"--{name}" for flag in flags)]
+    if config.training.push_to_hub:
+        raise AblationError("a study leaves many runs: leave out push_to_hub, and push one with push.py.")
     if given or config.synthetic.gan:
         raise AblationError(f"--{(given or ['gan'])[0]} is set by the study itself: leave it out of flags and file.")
     if not 2 <= sizes[0] <= sizes[-1] <= songs:

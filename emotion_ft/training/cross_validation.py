@@ -48,10 +48,12 @@ def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits]
     """The splits of all folds (see `splits.k_folds`), and the name of the protocol.
 
     Raises:
-        UsageError: when the configuration names a split.
+        UsageError: when the configuration names a split, or asks to push.
         SplitError: for fewer artists (or songs, when they are not kept apart by artist) than folds.
     """
     data, seed = config.data, config.training.seed
+    if config.training.push_to_hub:
+        raise UsageError("a cross-validation leaves a model a fold: leave out push_to_hub, and push one with push.py.")
     if data.split != "random":
         raise UsageError(f"cross-validation draws its own folds: leave out --split {data.split}.")
     artists = artists_of(songs)

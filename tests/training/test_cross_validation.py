@@ -52,6 +52,8 @@ class TestDrawing:
     def test_a_split_of_the_users_own_is_refused(self):
         with pytest.raises(UsageError, match="draws its own folds: leave out --split full_songs"):
             draw_folds(songs(self.ARTISTS), config("--split", "full_songs"), 4)
+        with pytest.raises(UsageError, match="leave out push_to_hub"):
+            draw_folds(songs(self.ARTISTS), config("--push_to_hub"), 4)
 
 
 class TestFolder:
