@@ -16,7 +16,10 @@ HF_HOME = tempfile.mkdtemp(prefix="emotion_ft-tests-")
 atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
 for name in ("HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE", "HF_ENDPOINT", "HF_TOKEN"):
     os.environ.pop(name, None)
+# librosa's numba compiles into one cache; two workers that write it at the same time leave code that crashes.
+NUMBA_CACHE = ROOT / ".pytest_cache" / f"numba-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 os.environ.update(
+    NUMBA_CACHE_DIR=str(NUMBA_CACHE),
     HF_HOME=HF_HOME,
     HF_DATASETS_CACHE=f"{HF_HOME}/datasets",
     HF_HUB_OFFLINE="1",
