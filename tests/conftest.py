@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +76,24 @@ def tiny_extractor():
     from emotion_ft.modeling import ASTEmotionFeatureExtractor
 
     return ASTEmotionFeatureExtractor(max_length=101, num_windows=3)
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model):
+    """A tiny model whose predictions differ from song to song. Shared: `deepcopy` it before changing it."""
+    model = deepcopy(tiny_model)
+    with torch.no_grad():
+        model.head.out_proj.weight *= 30
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_dir(model, tiny_extractor, tmp_path_factory):
+    """`model` and its front end as `save_pretrained` leaves them. Shared: copy before changing."""
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    tiny_extractor.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

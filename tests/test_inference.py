@@ -31,23 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    """A tiny model whose predictions differ from song to song."""
-    model = deepcopy(tiny_model)
-    with torch.no_grad():
-        model.head.out_proj.weight *= 30
-    return model
-
-
-@pytest.fixture(scope="module")
-def model_dir(model, tiny_extractor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    tiny_extractor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def song(tmp_path_factory):
     """3 s of stereo noise at 22.05 kHz, getting louder and darker."""
     samples = np.random.default_rng(0).standard_normal((66150, 2)).cumsum(axis=0)[::-1]

@@ -10,15 +10,6 @@ from emotion_ft.onnx_export import FILES, export, load_onnx, parity_table
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    """A tiny model whose predictions differ from song to song."""
-    model = deepcopy(tiny_model)
-    with torch.no_grad():
-        model.head.out_proj.weight *= 30
-    return model
-
-
-@pytest.fixture(scope="module")
 def folder(model, tiny_extractor, tmp_path_factory):
     """A model's folder with its exports."""
     folder = tmp_path_factory.mktemp("model")

@@ -19,23 +19,6 @@ from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model):
-    """A tiny model whose predictions differ from song to song."""
-    model = deepcopy(tiny_model)
-    with torch.no_grad():
-        model.head.out_proj.weight *= 30
-    return model
-
-
-@pytest.fixture(scope="module")
-def model_dir(model, tiny_extractor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    tiny_extractor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def pipe(model_dir):
     return pipeline("music-emotion", model=model_dir, device="cpu")
 
