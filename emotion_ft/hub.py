@@ -14,41 +14,14 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
-from .cards import CARD_NAME
 from .errors import UsageError
-from .inference import load_model
+from .training.repository import CARD_NAME, NEEDED, SHARED
 
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-NEEDED = (CARD_NAME, "config.json", "preprocessor_config.json", "all_results.json")
-# A list of what travels, not of what stays: checkpoints, lists of songs and whatever else a folder gathers stay.
-SHARED = (
-    *NEEDED,
-    *WEIGHTS,
-    "*_ast_emotion.py",
-    "*_mel_gan.py",
-    "config.yaml",
-    "scores.csv",
-    "curve_scores.csv",
-    "report.html",
-    "plots/*.png",
-    "audit/audit.md",
-    "audit/plots/*.png",
-    "splits/*.txt",
-)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-EXAMPLE = re.compile(r'((?:load_model|from_pretrained)\()"[^"\n]*"(?:, revision="[^"\n]*")?')
+EXAMPLE = re.compile(
+    r'((?:load_model|from_pretrained)\(|pipeline\("music-emotion", model=)"[^"\n]*"(?:, revision="[^"\n]*")?'
+)
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
-
-
-def add_pipeline(folder: str | Path) -> None:
-    """Let `pipeline("music-emotion", trust_remote_code=True)` work on a folder where emotion_ft is not installed.
-
-    The pipeline's code and its name in `config.json` join the model's.
-    """
-    from .modeling.pipeline_ast_emotion import MusicEmotionPipeline  # imports all of transformers' pipelines
-
-    model, extractor = load_model(folder)
-    MusicEmotionPipeline(model.cpu(), feature_extractor=extractor, device="cpu").save_pretrained(folder)
 
 
 def create_repository(repo_id: str, private: bool = False, token: str | None = None) -> RepoUrl:

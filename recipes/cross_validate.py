@@ -35,9 +35,9 @@ def main() -> None:
     from datasets import DatasetDict
     from transformers.utils.logging import disable_progress_bar
 
-    from emotion_ft.cards import write_model_card
     from emotion_ft.config_parser import parse_config
     from emotion_ft.training import cross_validation, curves, experiment, report
+    from emotion_ft.training.cards import write_model_card
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page
 
@@ -64,8 +64,8 @@ def main() -> None:
         experiment.make_deterministic(training)
         if run := finetune(ours, extractor, parts, bad_files, checkpoint):
             place = ours.training.output_dir
-            write_model_card(place, run.results, run.scores, run.curve_scores)
             report.write_results(place, run.results)
+            write_model_card(place)
             write_page(place)
     if training.process_index:
         return

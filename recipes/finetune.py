@@ -17,12 +17,13 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from emotion_ft.cards import write_model_card
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.hub import add_pipeline, create_repository, push
+    from emotion_ft.hub import create_repository, push
     from emotion_ft.training import curves, experiment, report
+    from emotion_ft.training.cards import write_model_card
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page
+    from emotion_ft.training.repository import add_pipeline
 
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
@@ -48,8 +49,8 @@ def main() -> None:
 
     results, folder = finished.results, training.output_dir
     add_pipeline(folder)
-    write_model_card(folder, results, finished.scores, finished.curve_scores, training.hub_model_id)
     report.write_results(folder, results)
+    write_model_card(folder, training.hub_model_id)
     page = write_page(folder)
     made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
     print(f"\n{results['protocol']}{made}\n{results['test_songs']} held-out songs, ", end="")

@@ -18,9 +18,9 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from emotion_ft.cards import write_gan_card
     from emotion_ft.config_parser import parse_config
     from emotion_ft.training import experiment, gan, gan_report, report
+    from emotion_ft.training.cards import write_gan_card
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
     from emotion_ft.training.regressor import hear, prepare_regressor
@@ -61,6 +61,7 @@ def main() -> None:
         "protocol": f"{songs.info.description}; the GAN learns from {len(learnt)} of them and is measured on the "
         f"other {len(reference)}, {windows} windows each, seed {training.seed}",
         **best,
+        **report.environment(trainer.accelerator.device),
         "alarms": {row["step"]: trainer.alarms(row) for row in trainer.history if trainer.alarms(row)},
         **{f"real_{name}": value for name, value in meter.real.items()},
         **fidelity(*hear(regressor, reference, extractor, windows), "_regressor_on_real"),
@@ -75,8 +76,9 @@ def main() -> None:
         f"step {trainer.step}, last": trainer.history[-1],
     }
     table = gan_report.quality_table(rows)
-    write_gan_card(folder, results, table)
+    gan_report.write_quality(folder, table)
     report.write_results(folder, results)
+    write_gan_card(folder)
     text = table.to_string(float_format="{:.3f}".format, na_rep="")
     print(f"\n{results['protocol']}\n\n{text}")
     print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")

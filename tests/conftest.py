@@ -155,3 +155,28 @@ def recipe():
         )
 
     return run
+
+
+@pytest.fixture
+def gan_dir(tiny_extractor, tmp_path):
+    """A folder as a finished GAN leaves it, its generator and its results."""
+    from emotion_ft.modeling import MelGanConfig, MelGenerator
+    from emotion_ft.training.cards import write_gan_card
+    from emotion_ft.training.gan_report import COLUMNS, quality_table, write_quality
+    from emotion_ft.training.report import write_results
+
+    folder = tmp_path / "gan"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = MelGenerator(MelGanConfig(max_length=101, channels=2, latent_size=4, condition_size=8)).eval()
+    generator.save_pretrained(folder)
+    tiny_extractor.save_pretrained(folder)
+    best = {name: index / 8 for index, name in enumerate(COLUMNS)}
+    results = {"protocol": "songs rendered in DEAM's layout", "step": 60, **best}
+    write_quality(folder, quality_table({"real": {"frechet": 0.25}, "step 60, kept": best}))
+    write_results(folder, results)
+    write_gan_card(folder)
+    for name in ("plots/samples-000060.png", "plots/quality.png", "discriminator/model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    return folder, generator, results

@@ -15,19 +15,15 @@ import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
-from emotion_ft.cards import write_gan_card, write_model_card
-from emotion_ft.config import TrainingConfig
-from emotion_ft.data.augment import TrainingTransform, with_transform
-from emotion_ft.data.targets import SongTarget
 from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
-from emotion_ft.hub import add_pipeline, push, shared_files
+from emotion_ft.hub import push, shared_files
 from emotion_ft.inference import predict_log_mel
-from emotion_ft.modeling import MelGanConfig, MelGenerator
-from emotion_ft.training.gan_report import COLUMNS, quality_table
+from emotion_ft.training.cards import write_model_card
 from emotion_ft.training.metrics import score
+from emotion_ft.training.report import write_table
+from emotion_ft.training.repository import add_pipeline
 from emotion_ft.training.scores import flat
-from emotion_ft.training.trainer import EmotionTrainer
 
 TOKEN, OTHER_TOKEN = "hf_user", "hf_somebody"
 PRIVATE_FILES = (
@@ -70,7 +66,10 @@ def results():
     """Scores of made-up predictions, and the results that follow."""
     truth = np.random.default_rng(0).uniform(1, 9, (20, 2))
     rows = {"model": score(truth + 0.3, truth), "mean": score(truth * 0 + truth.mean(0), truth)}
-    scores = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples([("repaired", name) for name in rows]))
+    scores = pd.DataFrame(
+        list(rows.values()),
+        pd.MultiIndex.from_tuples([("repaired", name) for name in rows], names=["labels", "system"]),
+    )
     about = {"protocol": "songs rendered in DEAM's layout; seed 42", "train_songs": 60, "validation_songs": 20,
              "test_songs": 20, "synthetic_windows": 0, "label_weights": "none"}  # fmt: skip
     return scores, about | flat(scores)
@@ -83,33 +82,15 @@ def run(tiny_model, tiny_extractor, results, tmp_path):
     for name in (*SHARED_FILES, *PRIVATE_FILES):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
+    (folder / "config.yaml").write_text("training:\n  seed: 42\n")
     tiny_model.save_pretrained(folder)
     tiny_extractor.save_pretrained(folder)
     add_pipeline(folder)
     scores, values = results
-    write_model_card(folder, values, scores)
+    write_table(folder, "scores.csv", scores.reset_index())
     (folder / "all_results.json").write_text(json.dumps(values))
+    write_model_card(folder)
     return folder
-
-
-@pytest.fixture
-def gan(tiny_extractor, tmp_path):
-    """A folder as a finished GAN leaves it, its generator and its results."""
-    folder = tmp_path / "gan"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        generator = MelGenerator(MelGanConfig(max_length=101, channels=2, latent_size=4, condition_size=8)).eval()
-    generator.save_pretrained(folder)
-    tiny_extractor.save_pretrained(folder)
-    best = {name: index / 8 for index, name in enumerate(COLUMNS)}
-    results = {"protocol": "songs rendered in DEAM's layout", "step": 60, **best}
-    table = quality_table({"real": {"frechet": 0.25}, "step 60, kept": best})
-    write_gan_card(folder, results, table)
-    (folder / "all_results.json").write_text(json.dumps(results))
-    for name in ("plots/samples-000060.png", "plots/quality.png", "discriminator/model.safetensors"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(name)
-    return folder, generator, results
 
 
 def python(code, *arguments, **environment):
@@ -193,7 +174,8 @@ class TestPush:
         scored = {result.metric_type: result.metric_value for result in card.data.eval_results}
         assert len(scored) == 10
         assert all(value == pytest.approx(values[f"test_{name}"], abs=1e-4) for name, value in scored.items())
-        assert 'load_model("user/run")' in card.text and str(run) not in card.text
+        assert 'load_model("user/run")' in card.text and 'model="user/run"' in card.text
+        assert str(run) not in card.text
 
     def test_branches_removed_files_and_refusals(self, run, hub, online, tmp_path):
         """What one process can see: pushes to branches, and every refusal of the Hub as one sentence."""
@@ -271,20 +253,10 @@ print(json.dumps(said))
             push(run, "user/x")
 
 
-class TestGanCard:
-    def test_says_what_it_is_and_how_good(self, gan):
-        folder, _, results = gan
-        text = (folder / "README.md").read_text()
-        assert front(text)["tags"] == ["music-emotion-recognition", "gan", "emotion_ft"]
-        assert re.search(rf"\| step 60, kept +\| {results['frechet']:.3f} +\| 0.125 +\| 0.250 ", text)
-        assert re.search(r"\| real +\| 0.250 +\|  +\|", text) and "nan" not in text
-        for said in ("must never enter an evaluation", "(plots/samples-000060.png)", "windows of 2 s", "of no use"):
-            assert said in text, said
-        assert "{" not in text.split("```")[0] and "Fréchet distance to the reference windows" in text
-
+class TestGan:
     @pytest.mark.slow
-    def test_travels_and_its_example_runs(self, gan, online, hub, tmp_path):
-        folder, generator, _ = gan
+    def test_travels_and_its_example_runs(self, gan_dir, online, hub, tmp_path):
+        folder, generator, _ = gan_dir
         code = "import sys; from emotion_ft.hub import push; push(sys.argv[1], 'user/gan')"
         python(code, folder, **online)
         files = hub.files("user/gan")
@@ -296,29 +268,6 @@ class TestGanCard:
         assert "torch.Size([2, 101, 128])" in python(example, **online)
         expected = generator.generate([[0.625, 0.25], [-0.5, -0.625]], seed=0)
         assert np.array_equal(np.load(tmp_path / "made.npy"), expected.numpy())
-
-
-class TestTrainer:
-    @pytest.fixture
-    def trainer(self, tiny_model, tiny_extractor, stored_songs, tmp_path):
-        train = with_transform(stored_songs["train"], TrainingTransform(tiny_extractor, None, 0, SongTarget()))
-        arguments = TrainingConfig(output_dir=str(tmp_path), precision="fp32", eval_strategy="no", save_strategy="no",
-                                   load_best_model_at_end=False)  # fmt: skip
-        return EmotionTrainer(tiny_model, arguments, train_dataset=train)
-
-    def test_keeps_the_card_of_a_finished_run_and_replaces_others(self, trainer, run, tmp_path):
-        ours = (run / "README.md").read_text()
-        (tmp_path / "README.md").write_text(ours)
-        trainer.create_model_card(model_name="x")
-        assert (tmp_path / "README.md").read_text() == ours
-        (tmp_path / "README.md").write_text("---\ntags: [other]\n---\nstale")
-        trainer.create_model_card(model_name="x")
-        assert "stale" not in (tmp_path / "README.md").read_text()
-
-    def test_pickles_no_token_for_the_hub_at_a_checkpoint(self, trainer, tmp_path):
-        trainer.args.hub_token, trainer.hub_model_id, trainer.push_in_progress = TOKEN, "user/x", None
-        trainer._push_from_checkpoint(str(tmp_path))
-        assert not list(tmp_path.rglob("*.bin"))
 
 
 @pytest.mark.slow

@@ -112,6 +112,8 @@ def finetune(
         "epochs": trainer.state.epoch,
         "train_runtime": outcome.metrics["train_runtime"],
         "train_loss": outcome.training_loss,
+        "base_model": hub_checkpoint(config),
+        **report.environment(training.device),
         "validation_mean_ccc": validation.metrics["validation_mean_ccc"],
         **flat(scores),
     }
@@ -125,6 +127,12 @@ def finetune(
     finished = Finished(table, scores, curve_scores, results)
     _write(folder, finished, trainer.state, songs["test"], extractor, config)
     return finished
+
+
+def hub_checkpoint(config: Config) -> str | None:
+    """The repository of the Hub whose weights a run starts from; None for a folder, or random weights."""
+    checkpoint = config.model.checkpoint
+    return checkpoint if checkpoint and not Path(checkpoint).exists() else None
 
 
 def training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict) -> Dataset:

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from ..scale import from_unit
 from .metrics import DIMENSIONS
-from .report import save_figure
+from .report import save_figure, write_table
 
+QUALITY_NAME = "quality.csv"
 LEGEND = """\
 FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;
 FD share: of the untrained generator's. CCC: between the emotion asked for and what that model hears, which was itself
@@ -33,7 +34,12 @@ COLUMNS = {
 def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
     """Rows of `quality.QualityMeter` by name -> a table."""
     table = pd.DataFrame([{title: row.get(name) for name, title in COLUMNS.items()} for row in rows.values()])
-    return table.set_index(pd.Index(rows))
+    return table.set_index(pd.Index(rows, name="windows"))
+
+
+def write_quality(folder: str | Path, table: pd.DataFrame) -> Path:
+    """Write `quality.csv`, the table of `quality_table`."""
+    return write_table(folder, QUALITY_NAME, table.reset_index())
 
 
 def speed_line(results: dict[str, float | None], precision: str) -> str:

@@ -1,13 +1,20 @@
 """What a run leaves behind: tables to print and to keep, `all_results.json`, plots of the training."""
 
 import json
+import platform
 from pathlib import Path
+from typing import Any
 
+import accelerate
+import datasets
 import numpy as np
 import pandas as pd
+import torch
+import transformers
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
+from .. import __version__
 from .metrics import DIMENSIONS, METRICS
 
 PREDICTIONS_NAME = "predictions.csv"
@@ -38,9 +45,9 @@ def _cells(row: pd.Series) -> tuple[list[str], list[str]]:
     """The values of a row and their intervals, empty where there are none."""
     values, intervals = [], []
     for key in COLUMNS:
-        values.append(f"{row[key]:.3f}")
+        values.append(f"{row[key]:z.3f}")
         low, high = row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)
-        intervals.append("" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]")
+        intervals.append("" if np.isnan(low) else f"[{low:z.2f}, {high:z.2f}]")
     return values, intervals
 
 
@@ -60,7 +67,7 @@ def text_table(scores: pd.DataFrame) -> str:
 def markdown_table(scores: pd.DataFrame) -> str:
     """A row a system, its intervals below the values, for cards."""
     rows = {
-        name: ["<br>".join(filter(None, cell)) for cell in zip(*_cells(row), strict=True)]
+        name: ["<br>".join(filter(None, cell)).replace(" ", "&nbsp;") for cell in zip(*_cells(row), strict=True)]
         for name, row in scores.iterrows()
     }
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS.values())).to_markdown(
@@ -94,8 +101,22 @@ def interval_line(results: dict) -> str:
     )
 
 
-def write_results(folder: str | Path, results: dict[str, float | int | str]) -> Path:
-    """Write `all_results.json`. It comes last: its presence marks a finished run."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a training ran on, for `all_results.json`: `versions` by package, and `device`."""
+    versions = {"emotion_ft": __version__, "Python": platform.python_version()}
+    versions |= {package.__name__: str(package.__version__) for package in (torch, transformers, datasets, accelerate)}
+    name = f"CPU ({torch.get_num_threads()} threads)"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    processes = accelerate.PartialState().num_processes
+    return {
+        "versions": versions,
+        "device": f"{processes} x {name}" if processes > 1 else name,
+    }
+
+
+def write_results(folder: str | Path, results: dict[str, Any]) -> Path:
+    """Write `all_results.json`. Its presence marks a finished run; the card and the page are made from it."""
     path = Path(folder, "all_results.json")
     part = path.with_suffix(".part")
     part.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")

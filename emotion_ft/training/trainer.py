@@ -1,19 +1,26 @@
 """The Hugging Face Trainer, with two learning rates and checkpoints that restore every weight."""
 
+import json
 import logging
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitInfo, HfApi
 from torch import nn
 from transformers import ProgressCallback, Trainer, default_data_collator
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from ..config import TrainingConfig
 from ..data.augment import TrainingTransform
 from ..data.synthetic import refuse_synthetic
+from ..errors import UsageError
+from . import cards, report
 from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, UnfreezeCallback
+from .experiment import RESULTS_NAME
 from .metrics import compute_metrics
+from .repository import SHARED, add_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +63,9 @@ class EmotionTrainer(Trainer):
 
     One override a concern: `create_optimizer` gives backbone and head their own learning rates,
     `_load_from_checkpoint` and `_load_best_model` restore the encoder, `log` shows both rates, `create_model_card`
-    keeps the card of a finished run. Freezing, epochs of the training transform, early stopping and metrics on the 1-9
-    scale come along. Checkpoints are not pushed to the Hub, whatever `hub_strategy` says.
+    writes our card and `push_to_hub` sends only what belongs into a repository. Freezing, epochs of the training
+    transform, early stopping and metrics on the 1-9 scale come along. Checkpoints are not pushed to the Hub, whatever
+    `hub_strategy` says.
 
     Args:
         model: an `ASTForEmotionRegression`, or a model with `backbone`, `freeze_backbone` and `unfreeze_backbone`.
@@ -158,10 +166,82 @@ class EmotionTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: stock Trainer would upload its arguments as a pickle, `hub_token` among them."""
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        card = Path(self.args.output_dir, "README.md")
-        if not (card.is_file() and "emotion_ft" in (ModelCard.load(card).data.tags or [])):
-            super().create_model_card(*args, **kwargs)
+    def create_model_card(self, *args, finetuned_from: str | None = None, **kwargs) -> None:
+        """Write the card of a finished run, or else one with validation scores alone, which says so.
+
+        Of the stock arguments, `finetuned_from` names the repository that the weights started from; the others have no
+        effect.
+
+        Raises:
+            UsageError: when the output folder has no front end, or holds the results of another training.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        model_id = self.hub_model_id or self.args.hub_model_id
+        if not (folder / FEATURE_EXTRACTOR_NAME).is_file():
+            raise UsageError(f"no front end in '{folder}': give the trainer processing_class, a feature extractor.")
+        history = self.state.log_history
+        ended = next((entry for entry in reversed(history) if "train_loss" in entry), None)
+        if (folder / RESULTS_NAME).is_file() and (folder / report.SCORES_NAME).is_file():
+            theirs = json.loads((folder / RESULTS_NAME).read_text())
+            if ended and ended["train_loss"] != theirs.get("train_loss"):
+                raise UsageError(f"'{folder}' holds the results of another training: take another output_dir.")
+            cards.write_model_card(folder, model_id)
+            return
+        # What is evaluated after the training may be other songs.
+        scored = [entry for entry in history[: history.index(ended) if ended else None] if "eval_loss" in entry]
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        kept = next((entry for entry in scored if entry["step"] == best), scored[-1] if scored else {})
+        results = {
+            "protocol": getattr(getattr(self.train_dataset, "info", None), "description", ""),
+            "train_songs": _count(self.train_dataset),
+            "validation_songs": _count(self.eval_dataset),
+            "epochs": self.state.epoch,
+            "train_runtime": ended and ended["train_runtime"],
+            "base_model": finetuned_from,
+            **report.environment(self.args.device),
+            **{name: value for name, value in kept.items() if name.startswith("eval_")},
+        }
+        cards.write_validation_card(folder, results, {"training": self.args.to_dict()}, model_id)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> CommitInfo | None:
+        """As in `Trainer`, but of the output folder only `repository.SHARED` is sent, the pipeline's code with it.
+
+        Raises:
+            UsageError: as `create_model_card`.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**kwargs)
+        add_pipeline(self.args.output_dir)
+        return HfApi().upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=self.args.output_dir,
+            commit_message=commit_message,
+            token=token,
+            run_as_future=not blocking,
+            allow_patterns=list(SHARED),
+            ignore_patterns=f"{PREFIX_CHECKPOINT_DIR}-*",
+            revision=self.args.hub_revision if revision is None else revision,
+        )
+
+
+def _count(dataset) -> int:
+    return 0 if dataset is None else len(dataset)
 
 
 def _transform(dataset):

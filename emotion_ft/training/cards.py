@@ -1,0 +1,221 @@
+"""Finished runs and GANs to model cards, from what their folders hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..config import CONFIG_NAME
+from ..errors import UsageError
+from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
+from ..templates import TEMPLATES
+from . import gan_report, report
+from .curves import ROWS, read_curve_scores
+from .experiment import AUDIT_NAME, RESULTS_NAME
+from .metrics import DIMENSIONS, METRICS
+from .repository import CARD_NAME
+
+NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
+HUB_METRICS = {"rmse": "rmse", "mae": "mae", "r2": "r_squared", "r": "pearsonr", "ccc": "ccc"}
+# What a reader needs to judge or repeat a run. Folders and names of the machine are not among it.
+SETTINGS = {
+    "data": ("labels", "exchanged_ids", "label_weights", "group_by_artist", "validation_fraction", "test_fraction"),
+    "spec_augment": ("time_masks", "time_mask_frames", "frequency_masks", "frequency_mask_bins"),
+    "model": ("loss", "head_dropout"),
+    "training": (
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "backbone_learning_rate",
+        "head_learning_rate",
+        "unfreeze_at",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "early_stopping_patience",
+        "metric_for_best_model",
+        "precision",
+        "seed",
+    ),
+    "synthetic": ("synthetic_fraction", "confirm_within"),
+}
+
+
+def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
+    """Write `README.md`, the model card of a finished run.
+
+    Args:
+        folder: of the run, or a repository of the Hub with all its files.
+        model_id: what the card's examples load: a repository of the Hub, or else the folder.
+
+    Raises:
+        UsageError: when the folder holds no finished run.
+    """
+    folder = Path(folder)
+    results = _results(folder, report.SCORES_NAME)
+    scores = pd.read_csv(folder / report.SCORES_NAME, index_col=["labels", "system"])
+    curve_scores = read_curve_scores(folder)
+    config = folder / CONFIG_NAME
+    return _write_model_card(
+        folder,
+        model_id,
+        results,
+        yaml.safe_load(config.read_text()) if config.is_file() else {},
+        {name: report.markdown_table(block) for name, block in report.blocks(scores).items()},
+        curve_table=None if curve_scores is None else curve_scores.rename(index=ROWS).to_markdown(floatfmt=".3f"),
+    )
+
+
+def write_validation_card(
+    folder: str | Path, results: dict[str, Any], config: dict[str, dict[str, Any]], model_id: str | None = None
+) -> Path:
+    """Write `README.md` for a model that has validation scores at most, and say so.
+
+    Args:
+        folder: with the model and its feature extractor.
+        results: as those of a run: `protocol`, `train_songs`, `validation_songs`, `epochs`, `train_runtime` and
+            `report.environment`; `eval_valence_rmse` and so on where validation songs were scored.
+        config: settings by section, as in `config.yaml`.
+        model_id: what the card's examples load: a repository of the Hub, or else the folder.
+    """
+    scores = {key: results[f"eval_{key}"] for key in report.COLUMNS if f"eval_{key}" in results}
+    tables = {}
+    if len(scores) == len(report.COLUMNS):
+        tables["validation"] = report.markdown_table(pd.DataFrame([scores], index=["model, validation songs"]))
+    return _write_model_card(Path(folder), model_id, results, config, tables, curve_table=None)
+
+
+def write_gan_card(folder: str | Path, model_id: str | None = None) -> Path:
+    """Write `README.md`, the card of a GAN.
+
+    Args:
+        folder: of the GAN, as train_gan.py leaves it.
+        model_id: what the card's example loads: a repository of the Hub, or else the folder.
+
+    Raises:
+        UsageError: when the folder holds no finished GAN.
+    """
+    folder = Path(folder)
+    results = _results(folder, gan_report.QUALITY_NAME)
+    table = pd.read_csv(folder / gan_report.QUALITY_NAME, index_col="windows").rename_axis(None)
+    cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
+    data = ModelCardData(library_name="transformers", tags=["music-emotion-recognition", "gan", "emotion_ft"])
+    return _render(
+        folder,
+        data,
+        "emotion_gan.md",
+        model_id,
+        results,
+        table=cells.to_markdown(disable_numparse=True),
+        legend=gan_report.LEGEND.format(run="a model fine-tuned on the same training songs"),
+    )
+
+
+def _write_model_card(
+    folder: Path,
+    model_id: str | None,
+    results: dict[str, Any],
+    config: dict[str, dict[str, Any]],
+    tables: dict[str, str],
+    curve_table: str | None,
+) -> Path:
+    names = [name for name, _ in _collections(results["protocol"])]
+    kinds = {kind for _, kind in _collections(results["protocol"])}
+    base_model, checkpoint = results.get("base_model"), config.get("model", {}).get("checkpoint")
+    # Known only where nobody else had a part in it: songs rendered by the run itself, and weights from random ones.
+    ours = kinds == {"rendered"} and bool(config.get("data", {}).get("rendered_songs")) and not checkpoint
+    eval_results = [
+        EvalResult(
+            task_type="audio-classification",
+            task_name="Music emotion regression",
+            dataset_type="rendered" if kinds == {"rendered"} else " + ".join(names).lower(),
+            dataset_name=results["protocol"],
+            dataset_split="test",
+            metric_type=f"{dimension}_{metric}",
+            metric_name=f"{dimension} {NAMES[metric]}",
+            metric_value=results[f"test_{dimension}_{metric}"],
+        )
+        for dimension in DIMENSIONS
+        for metric in METRICS
+        if "test_songs" in results
+    ]
+    # No pipeline_tag: the Hub's audio-classification would rank valence against arousal as two classes.
+    data = ModelCardData(
+        model_name=folder.resolve().name,
+        library_name="transformers",
+        license="apache-2.0" if ours else None,
+        base_model=base_model,
+        tags=["music-emotion-recognition", "valence-arousal", "emotion_ft"],
+        metrics=[HUB_METRICS[metric] for metric in METRICS] if tables else None,
+        eval_results=eval_results or None,
+    )
+    settings = {
+        section: {key: config[section][key] for key in keys if key in config[section]}
+        for section, keys in SETTINGS.items()
+        if section in config and (section != "synthetic" or results.get("synthetic_windows"))
+    }
+    return _render(
+        folder,
+        data,
+        "emotion_model.md",
+        model_id,
+        results,
+        finished="test_songs" in results,
+        tables=tables,
+        curve_table=curve_table,
+        legend=report.LEGEND,
+        interval_line=report.interval_line(results) if "interval_level" in results else None,
+        audit=(folder / AUDIT_NAME / "audit.md").is_file(),
+        architecture=ASTEmotionConfig.from_pretrained(folder),
+        base_model=base_model,
+        checkpoint=checkpoint,
+        config=config,
+        settings=yaml.safe_dump(settings, sort_keys=False) if settings else None,
+        ours=ours,
+    )
+
+
+def _render(folder: Path, data: ModelCardData, template: str, model_id: str | None, results: dict, **values) -> Path:
+    """Fill a template of `hub_cards/` and write it as the folder's card."""
+    extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
+    collections = _collections(results["protocol"])
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template(template).render(
+        card_data=data.to_yaml(),
+        model_name=folder.resolve().name,
+        model_id=model_id or folder.as_posix(),
+        results=results,
+        collections=collections,
+        kinds=sorted({kind for _, kind in collections}),
+        extractor=extractor,
+        window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
+        plots={path.name for path in folder.glob(f"{report.PLOTS_NAME}/*.png")},
+        **values,
+    )
+    ModelCard(text).save(folder / CARD_NAME)
+    return folder / CARD_NAME
+
+
+def _results(folder: Path, table: str) -> dict[str, Any]:
+    """`all_results.json` of a folder that has its table, too."""
+    if missing := [name for name in (RESULTS_NAME, table) if not (folder / name).is_file()]:
+        raise UsageError(f"no card for '{folder}': it holds no finished run, no {', no '.join(missing)}.")
+    return json.loads((folder / RESULTS_NAME).read_text())
+
+
+def _collections(protocol: str) -> list[tuple[str, str]]:
+    """The collections that a protocol names, and of each whether it is "DEAM", "rendered" or "other"."""
+    names = [part.split(";")[0] for part in protocol.split("; split ")[0].split(" + ")]
+    return [(name, "rendered" if "rendered" in name else "DEAM" if name == "DEAM" else "other") for name in names]
