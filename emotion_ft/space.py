@@ -1,0 +1,57 @@
+"""The demo Space of a model: the app of `hub_cards/space`, its card and a rendered example, in one folder."""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from jinja2 import StrictUndefined, Template
+
+from .data.toy import AUDIO, render_deam
+from .errors import UsageError
+from .templates import TEMPLATES
+
+EXAMPLE = {"valence": 7.5, "arousal": 7.0}  # labels, on 1-9
+EXAMPLE_SECONDS = 20.0
+
+
+def build_space(folder: str | Path, model_id: str, revision: str | None = None) -> Path:
+    """Assemble a Gradio Space that shows what a model on the Hub hears in a song; it does not need emotion_ft.
+
+    The folder gets `app.py`, `requirements.txt`, `README.md`, the Space's card, `space.json`, which names the model,
+    and `example.mp3`, a song of 20 s rendered from the labels `EXAMPLE`.
+
+    Args:
+        folder: a new or an empty one.
+        model_id: `you/name` on the Hub, with the pipeline's code in it (`training.repository.add_pipeline`).
+        revision: of the model, a commit's sha for a Space that never changes; None: the newest of main.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: when the folder holds something, or `model_id` names no repository.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"'{folder}' is there already: choose a new or an empty folder.")
+    try:
+        validate_repo_id(model_id)
+    except HFValidationError as error:
+        raise UsageError(f"'{model_id}' names no model on the Hub: expected you/name.") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    template = TEMPLATES / "space"
+    for name in ("app.py", "requirements.txt"):
+        shutil.copyfile(template / name, folder / name)
+    card = Template((template / "README.md").read_text(), undefined=StrictUndefined, keep_trailing_newline=True)
+    (folder / "README.md").write_text(card.render(model_id=model_id, revision=revision))
+    space = {"model": model_id, "revision": revision, "example": EXAMPLE}
+    (folder / "space.json").write_text(json.dumps(space, indent=2) + "\n")
+    with TemporaryDirectory() as place:
+        labels = Path(place, "example.csv")
+        labels.write_text("song_id,valence,arousal\n1,{valence},{arousal}\n".format(**EXAMPLE))
+        root = render_deam(Path(place, "song"), seconds=EXAMPLE_SECONDS, labels=[labels])
+        shutil.copyfile(root / AUDIO / "1.mp3", folder / "example.mp3")
+    return folder
