@@ -30,6 +30,11 @@ class DataConfig:
     _argument_group_name = "data"
 
     data_root: str | None = _option(None, "Folder with DEAM's audio and annotations, unzipped at any depth.")
+    prepared: str | None = _option(
+        None,
+        "In place of data_root: log-mels and labels of recipes/prepare.py, in a folder, on the Hub (you/name or "
+        "you/name@revision) or at a URL that fsspec knows.",
+    )
     collections: list[str] | None = field(
         default=None,
         metadata={"help": "YAML files of other collections that join it, as recipes/configs/pmemo.yaml."},
@@ -61,6 +66,8 @@ class DataConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in [0, 1], but is {getattr(self, name):g}.")
         self.exchanged_range()
+        if self.prepared and self.exchanged_ids:
+            raise ConfigError("exchanged_ids are decided when a collection is prepared: give them to prepare.py.")
         if self.labels == "dynamic" and self.label_weights != "none":
             raise ConfigError("label_weights are of static labels: the curves come without deviations.")
         if self.num_proc < 1:

@@ -1,45 +1,48 @@
-"""Finished runs and GANs onto the Hub."""
+"""Finished runs and GANs, prepared collections and demo Spaces onto the Hub."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    RepoUrl,
-    constants,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
+from .data.prepared import COLLECTION_NAME, FILES
 from .errors import UsageError
+from .space import build_space
 from .training.repository import CARD_NAME, NEEDED, SHARED
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 EXAMPLE = re.compile(
-    r'((?:load_model|from_pretrained)\(|pipeline\("music-emotion", model=)"[^"\n]*"(?:, revision="[^"\n]*")?'
+    r'((?:load_model|from_pretrained|load_dataset)\(|pipeline\("music-emotion", model=)'
+    r'"[^"\n]*"(?:, revision="[^"\n]*")?'
 )
 TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 
 
-def create_repository(repo_id: str, private: bool = False, token: str | None = None) -> RepoUrl:
-    """Make a model repository on the Hub, unless it is there; its `repo_id` says in full where.
+def create_repository(
+    repo_id: str, private: bool = False, token: str | None = None, repo_type: str = "model"
+) -> RepoUrl:
+    """Make a repository on the Hub, unless it is there; its `repo_id` says in full where.
 
     Args:
         repo_id: `you/name`, or `name` in the token's own account.
         private: whether nobody else may see it.
         token: one that may write; None: the one of `hf auth login` or of HF_TOKEN.
+        repo_type: "model", "dataset" or "space", a Gradio one.
 
     Raises:
         UsageError: when it cannot be made or written to, or is public against `private`.
     """
     api = HfApi(token=token)
+    sdk = "gradio" if repo_type == "space" else None
     with _hub_errors(repo_id):
-        url = api.create_repo(repo_id, private=private or None, exist_ok=True)
-        api.auth_check(url.repo_id, write=True)  # create_repo is content with one that is there, whoever owns it
-        public = private and not api.model_info(url.repo_id).private
+        url = api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private or None, exist_ok=True)
+        # create_repo is content with one that is there, whoever owns it
+        api.auth_check(url.repo_id, repo_type=repo_type, write=True)
+        public = private and not api.repo_info(url.repo_id, repo_type=repo_type).private
     if public:
         raise UsageError(
             f"'{url.repo_id}' is public already: make it private in its settings, or choose another name."
@@ -75,29 +78,91 @@ def push(
         UsageError: when the folder holds no finished run or a token, or the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
-    paths = shared_files(folder)
+    files = shared_files(folder)
     url = create_repository(repo_id, private, token)
+    return _upload(url, files, SHARED, revision, token, message or f"Push {folder.resolve().name}")
+
+
+def push_prepared(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Upload a prepared collection as a data set, with its card, as `push` does a run.
+
+    Args:
+        folder: as `prepared.write_prepared` leaves it.
+        repo_id, private, revision, token, message: as `push`'s.
+
+    Returns:
+        The address of the data set.
+
+    Raises:
+        UsageError: when the folder holds no whole collection, or the Hub cannot be reached or refuses.
+    """
+    folder = Path(folder)
+    if missing := [name for name in (CARD_NAME, COLLECTION_NAME) if not (folder / name).is_file()]:
+        raise UsageError(f"'{folder}' holds no prepared collection: no {', '.join(missing)}; prepare.py writes both.")
+    patterns = (CARD_NAME, *FILES)
+    files = _files(folder, patterns)
+    url = create_repository(repo_id, private, token, "dataset")
+    return _upload(url, files, patterns, revision, token, message or f"Push {folder.resolve().name}")
+
+
+def push_space(
+    model_id: str, repo_id: str, private: bool = False, revision: str | None = None, token: str | None = None
+) -> str:
+    """Publish the demo Space of a model that is on the Hub.
+
+    Args:
+        model_id: `you/name` of the model.
+        repo_id: of the Space, `you/name`, or `name` in the token's own account; made if it is not there.
+        private: whether nobody else may see it. The Space of a private model needs HF_TOKEN among its secrets.
+        revision: of the model that it shows; None: the newest of main.
+        token: one that may write; None: the one of `hf auth login` or of HF_TOKEN.
+
+    Returns:
+        The address of the Space.
+
+    Raises:
+        UsageError: when the Hub cannot be reached or refuses.
+    """
+    url = create_repository(repo_id, private, token, "space")
+    with TemporaryDirectory() as place:
+        folder = build_space(Path(place, "space"), model_id, revision)
+        files = {path.name: path for path in folder.iterdir()}
+        return _upload(url, files, tuple(files), None, token, f"Show {model_id}")
+
+
+def _upload(
+    url: RepoUrl,
+    files: dict[str, Path],
+    patterns: tuple[str, ...],
+    revision: str | None,
+    token: str | None,
+    message: str,
+) -> str:
+    """Files by their names there, in one commit; those there that match `patterns` and are not among them go.
+
+    The card's examples load that very repository.
+    """
     place = f'"{url.repo_id}"' + (f', revision="{revision}"' if revision else "")
-    card = EXAMPLE.sub(lambda match: match[1] + place, paths.pop(CARD_NAME).read_text())
-    api = HfApi(token=token)
+    card = EXAMPLE.sub(lambda match: match[1] + place, files[CARD_NAME].read_text()).encode()
+    api, there = HfApi(token=token), {"repo_id": url.repo_id, "repo_type": url.repo_type}
     with _hub_errors(url.repo_id):
         if revision:
-            api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-        theirs = api.list_repo_files(url.repo_id, revision=revision)
-        api.create_commit(
-            url.repo_id,
-            [
-                CommitOperationAdd(CARD_NAME, card.encode()),
-                *(CommitOperationAdd(name, path) for name, path in paths.items()),
-                *(
-                    CommitOperationDelete(name)
-                    for name in theirs
-                    if _is_shared(name) and name not in {CARD_NAME, *paths}
-                ),
-            ],
-            commit_message=message or f"Push {folder.resolve().name}",
-            revision=revision,
-        )
+            api.create_branch(**there, branch=revision, exist_ok=True)
+        gone = [
+            name
+            for name in api.list_repo_files(**there, revision=revision)
+            if name not in files and _matches(name, patterns)
+        ]
+        operations = [CommitOperationAdd(name, path) for name, path in (files | {CARD_NAME: card}).items()]
+        operations += [CommitOperationDelete(name) for name in gone]
+        api.create_commit(**there, operations=operations, commit_message=message, revision=revision)
     return f"{url}/tree/{revision}" if revision else str(url)
 
 
@@ -110,7 +175,7 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no run in '{folder}': no such folder.")
-    found = {path.relative_to(folder).as_posix(): path for pattern in SHARED for path in sorted(folder.glob(pattern))}
+    found = _files(folder, SHARED)
     weights = "model.safetensors" in found or "model.safetensors.index.json" in found
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickles and not weights:
@@ -130,9 +195,13 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def _is_shared(name: str) -> bool:
+def _files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))}
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     path = PurePosixPath(name)
-    return any(path.match(pattern) and len(path.parts) == pattern.count("/") + 1 for pattern in SHARED)
+    return any(path.match(pattern) and len(path.parts) == pattern.count("/") + 1 for pattern in patterns)
 
 
 def _line(text: object) -> str:

@@ -41,7 +41,8 @@ def main() -> None:
     from emotion_ft.config_parser import parse_config
     from emotion_ft.training import ablation, experiment, report
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("emotion_ft").setLevel(logging.INFO)
     config = parse_config([arguments.config, *flags])
     songs = experiment.load_collection(config.data, config.training.seed)
     whole = len(songs["train"])

@@ -43,7 +43,8 @@ def main() -> None:
 
     config = parse_config([arguments.config, *flags], description=__doc__)
     training, folds = config.training, arguments.folds
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("emotion_ft").setLevel(logging.WARNING if training.process_index else logging.INFO)
     logging.captureWarnings(True)
     disable_progress_bar()
     extractor = experiment.build_extractor(config)
@@ -59,7 +60,7 @@ def main() -> None:
             continue
         parts = cross_validation.fold_songs(songs, splits[fold], protocol, fold)
         ours = cross_validation.fold_config(config, folder, fold)
-        logging.info("fold %d of %d", fold, folds)
+        logging.getLogger("emotion_ft").info("fold %d of %d", fold, folds)
         checkpoint = experiment.prepare_output_dir(ours.training)
         experiment.make_deterministic(training)
         if run := finetune(ours, extractor, parts, bad_files, checkpoint):

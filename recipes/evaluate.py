@@ -49,11 +49,13 @@ def main() -> None:
     from emotion_ft.training import curves, evaluation, experiment, report
     from emotion_ft.training.scores import flat, score_systems
 
-    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("emotion_ft").setLevel(logging.INFO)
     disable_progress_bar()
     model_dir = Path(arguments.model)
     config = parse_config([str(model_dir / CONFIG_NAME), "--rendered_songs", "0", "--precision", "fp32"])
-    config.data.data_root = arguments.data_root or config.data.data_root
+    if arguments.data_root:
+        config.data.data_root, config.data.prepared = arguments.data_root, None
     config.data.labels = arguments.labels or config.data.labels
     config.data.num_proc = arguments.num_proc
 

@@ -27,7 +27,8 @@ def main() -> None:
 
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
-    logging.basicConfig(format="%(message)s", level=logging.WARNING if training.process_index else logging.INFO)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("emotion_ft").setLevel(logging.WARNING if training.process_index else logging.INFO)
     logging.captureWarnings(True)
     disable_progress_bar()  # of single files written and read; training keeps its own
     # Trainer must not push: it would before the card and the numbers are there.

@@ -28,7 +28,8 @@ def main() -> None:
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
     main_process = not training.process_index
-    logging.basicConfig(format="%(message)s", level=logging.INFO if main_process else logging.WARNING)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("emotion_ft").setLevel(logging.INFO if main_process else logging.WARNING)
     logging.captureWarnings(True)
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     disable_progress_bar()

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".parquet")
 
 
 class Refusal(Exception):
@@ -261,9 +261,7 @@ class Handler(BaseHTTPRequestHandler):
             if rest and not recursive:
                 rows[prefix + head] = {"type": "directory", "path": prefix + head, "size": 0, "oid": commit.oid}
             else:
-                rows[name] = {"type": "file", "path": name, "size": file.size, "oid": file.oid}
-                if file.pointer:
-                    rows[name]["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer}
+                rows[name] = self.row(name, file)
         if prefix and not rows:
             raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound")
         self.answer(200, list(rows.values()))
@@ -275,7 +273,26 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(404, f"{path} does not exist on {revision}", "EntryNotFound")
         headers = {"X-Repo-Commit": commit.oid, "ETag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
         body = b"" if self.command == "HEAD" else (self.store.root / file.sha256).read_bytes()
-        self.answer(200, body, headers, "application/octet-stream", file.size)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted is None or self.command == "HEAD":
+            return self.answer(200, body, headers, "application/octet-stream", file.size)
+        first, last = int(wanted[1]), min(int(wanted[2] or file.size), file.size - 1)
+        if first > last:
+            raise Refusal(416, f"{path} has {file.size} bytes")
+        headers["Content-Range"] = f"bytes {first}-{last}/{file.size}"
+        self.answer(206, body[first : last + 1], headers, "application/octet-stream")
+
+    def paths_info(self, data, query, kind, name, revision):
+        commit, form = self.repository(kind, name).at(revision), parse_qs(data.decode())
+        wanted = form["paths"] if form else json.loads(data)["paths"]
+        rows = [self.row(path, commit.files[path]) for path in wanted if path in commit.files]
+        folders = [path for path in wanted if any(file.startswith(f"{path}/") for file in commit.files)]
+        self.answer(200, rows + [{"type": "directory", "path": path, "oid": commit.oid} for path in folders])
+
+    def row(self, path: str, file: File) -> dict:
+        row = {"type": "file", "path": path, "size": file.size, "oid": file.oid}
+        lfs = {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer}
+        return row | ({"lfs": lfs} if file.pointer else {})
 
 
 API = "/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
@@ -287,6 +304,7 @@ ROUTES = [
     ("POST", f"{API}/branch{REVISION}", Handler.branch),
     ("POST", f"{API}/preupload{REVISION}", Handler.preupload),
     ("POST", f"{API}/commit{REVISION}", Handler.commit),
+    ("POST", f"{API}/paths-info{REVISION}", Handler.paths_info),
     ("POST", rf"{FILES}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("PUT", "/lfs/(?P<sha256>[0-9a-f]{64})", Handler.lfs_put),
     ("GET", API, Handler.info),
@@ -319,11 +337,11 @@ class LoopbackHub(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def commits(self, name: str) -> list[Commit]:
-        """All commits of a model, oldest first; the first one only makes the repository."""
-        return list(self.store.repositories[f"models/{name}"].commits.values())
+    def commits(self, name: str, kind: str = "models") -> list[Commit]:
+        """All commits of a repository, oldest first; the first one only makes the repository."""
+        return list(self.store.repositories[f"{kind}/{name}"].commits.values())
 
-    def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
-        """The files of a model by path."""
-        commit = self.store.repositories[f"models/{name}"].at(revision)
+    def files(self, name: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
+        """The files of a repository by path."""
+        commit = self.store.repositories[f"{kind}/{name}"].at(revision)
         return {path: (self.store.root / file.sha256).read_bytes() for path, file in commit.files.items()}

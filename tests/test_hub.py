@@ -1,5 +1,6 @@
 """Pushing to a Hub on this machine, and loading from it in other processes."""
 
+import io
 import json
 import os
 import re
@@ -55,6 +56,7 @@ def online(hub, tmp_path):
     return {
         "HF_ENDPOINT": hub.url,
         "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_TOKEN": TOKEN,
@@ -311,6 +313,41 @@ class TestRecipes:
         assert re.search(rf"\| step {results['step']}, kept +\| {results['frechet']:.3f} ", card)
         assert all((tmp_path / "gan" / name).is_file() for name in re.findall(r"!\[.*?\]\((.*?)\)", card))
         assert "README.md" in shared_files(tmp_path / "gan")
+
+    def test_shared_log_mels_train_to_the_same_weights_as_the_audio(self, config, hub, online, recipe, tmp_path):
+        flags = ("--output", tmp_path / "log-mels", "--cache_dir", tmp_path / "audio")
+        done = recipe("prepare", config, *flags, "--push", "mels", "--private", **online)
+        assert done.returncode == 0, done.stderr
+        assert f"Pushed to {hub.url}/datasets/user/mels" in done.stdout and "HTTP" not in done.stderr
+        files = hub.files("user/mels", kind="datasets")
+        assert set(files) - {".gitattributes"} == {
+            "README.md", "collection.json", "log_mels/00000.parquet",
+            *(f"labels/{treatment}.parquet" for treatment in ("repaired", "distributed", "dynamic")),
+        }  # fmt: skip
+        assert hub.store.repositories["datasets/user/mels"].private
+
+        again = recipe("prepare", config, *flags, "--push", "user/mels", **online)
+        assert again.returncode == 0 and len(hub.commits("user/mels", "datasets")) == 2
+        card = files["README.md"].decode()
+        example = re.search(r"```python\n(.*?)```", card, re.S)[1]
+        assert '"user/mels"' in example and str(tmp_path) not in card
+        assert "say nothing\nabout music" in card
+        first = np.frombuffer(pd.read_parquet(io.BytesIO(files["log_mels/00000.parquet"]))["log_mel"][0], np.float16)
+        shown = python(example, **online)
+        assert str(first.reshape(-1, 128)) in shown and shown.startswith("2 ")
+
+        weights = []
+        before = len(hub.requests)
+        for name, source in (("local", []), ("streamed", ["--data_root", "nowhere", "--prepared", "user/mels"])):
+            flags = (*source, "--cache_dir", tmp_path / name, "--output_dir", tmp_path / f"{name}-run")
+            done = recipe("finetune", config, *flags, **online)
+            assert done.returncode == 0, done.stderr
+            weights.append((tmp_path / f"{name}-run" / "model.safetensors").read_bytes())
+        assert weights[0] == weights[1]
+        scores = [(tmp_path / f"{name}-run" / "scores.csv").read_text() for name in ("local", "streamed")]
+        assert scores[0] == scores[1]
+        shards = {request.status for request in hub.requests[before:] if "/log_mels/00000" in request.path}
+        assert shards == {206}  # parts, never the file
 
     def test_a_wrong_token_shows_before_the_training(self, config, online, recipe, tmp_path):
         flags = ("--output_dir", tmp_path / "tuned", "--push_to_hub", "--hub_model_id", "user/tuned")

@@ -49,7 +49,8 @@ def test_a_saved_model_opens_with_the_auto_classes(tmp_path, tiny_model, tiny_ex
 
 
 @pytest.mark.parametrize(
-    "name", ["finetune", "evaluate", "predict", "train_gan", "ablate", "cross_validate", "report"]
+    "name",
+    ["finetune", "evaluate", "predict", "train_gan", "ablate", "cross_validate", "report", "prepare", "push"],
 )
 def test_recipes_show_help(recipe, name):
     done = recipe(name, "--help")

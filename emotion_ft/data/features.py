@@ -17,6 +17,7 @@ from transformers import SequenceFeatureExtractor
 
 from ..errors import UsageError
 from .audio import AudioError, read_pieces
+from .prepared import is_prepared, read_prepared, shard_identity
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +41,25 @@ class TooManyBadFiles(UsageError):
     """More audio files than allowed cannot be read."""
 
 
+def front_end(extractor: SequenceFeatureExtractor) -> dict:
+    """What the log-mels of a front end depend on."""
+    return {"version": STORE_VERSION, **{name: getattr(extractor, name) for name in FRONT_END_SETTINGS}}
+
+
 class LogMel:
-    """For `Dataset.map`: a row's audio file -> `log_mel` (frames x mels, float16, as bytes), `frames` and `error`."""
+    """For `Dataset.map`: a row's audio file -> `log_mel` (frames x mels, float16, as bytes), `frames` and `error`.
+
+    A row of a prepared collection is read as it was stored there.
+    """
 
     def __init__(self, extractor: SequenceFeatureExtractor, min_seconds: float):
         self.extractor = extractor
+        self.front_end = front_end(extractor)
         self.min_seconds = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
 
     def __call__(self, row: dict) -> dict:
+        if is_prepared(row["path"]):
+            return self._checked(read_prepared(row["path"], row["song_id"], self.front_end))
         try:
             pieces = read_pieces(row["path"], self.extractor.sampling_rate, self.min_seconds)
             # Piece by piece to float16, so that an hour of music never stands here as float32.
@@ -55,6 +67,12 @@ class LogMel:
         except AudioError as error:
             return {"log_mel": b"", "frames": 0, "error": str(error)}
         return {"log_mel": log_mel.tobytes(), "frames": len(log_mel), "error": ""}
+
+    def _checked(self, row: dict) -> dict:
+        seconds = row["frames"] * self.extractor.hop_length / self.extractor.sampling_rate
+        if seconds < self.min_seconds:
+            return {"log_mel": b"", "frames": 0, "error": f"too short: {seconds:.2f} s"}
+        return {**row, "error": ""}
 
 
 STORED = Features(
@@ -64,6 +82,8 @@ STORED = Features(
 
 def _identity(path: str) -> list:
     """Name, size and times; the time of the last change of its rights too, so that a verdict on it can be overcome."""
+    if is_prepared(path):
+        return [Path(path).name, *shard_identity(path)]
     try:
         stat = Path(path).stat()
     except FileNotFoundError:  # a link to nowhere: a bad file like others
@@ -74,8 +94,7 @@ def _identity(path: str) -> list:
 def _cache_file(cache_dir: Path, rows: list[dict], log_mel: LogMel) -> Path:
     """Named after the files' names, sizes and times, and after the front end."""
     identity = [[row["song_id"], *_identity(row["path"])] for row in rows]
-    settings = {name: getattr(log_mel.extractor, name) for name in FRONT_END_SETTINGS}
-    digest = hashlib.sha256(json.dumps([STORE_VERSION, identity, settings, log_mel.min_seconds]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([identity, log_mel.front_end, log_mel.min_seconds]).encode()).hexdigest()
     return cache_dir / f"log_mel-{digest[:24]}.arrow"
 
 

@@ -1,4 +1,4 @@
-"""Finished runs and GANs to model cards, from what their folders hold."""
+"""Finished runs, GANs and prepared collections to cards, from what their folders hold."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData, RepoCard
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..config import CONFIG_NAME
+from ..data.prepared import LABELS, LOG_MELS, SUFFIX, read_about
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
 from ..templates import TEMPLATES
@@ -117,6 +118,48 @@ def write_gan_card(folder: str | Path, model_id: str | None = None) -> Path:
     )
 
 
+def write_data_card(folder: str | Path, data_id: str | None = None) -> Path:
+    """Write `README.md`, the card of a prepared collection; its metadata let `load_dataset` read the folder.
+
+    Args:
+        folder: as `prepared.write_prepared` leaves it.
+        data_id: what the card's example loads: a data set of the Hub, or else the folder.
+
+    Raises:
+        UsageError: when the folder holds no prepared collection.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    treatments = list(about["descriptions"])
+    statistics = {
+        treatment: pd.read_parquet(folder / LABELS / f"{treatment}{SUFFIX}", columns=list(DIMENSIONS)).agg(
+            ["mean", "std"]
+        )
+        for treatment in treatments
+    }
+    files = {treatment: f"{LABELS}/{treatment}{SUFFIX}" for treatment in treatments}
+    files |= {LOG_MELS: f"{LOG_MELS}/*{SUFFIX}"}
+    data = DatasetCardData(
+        task_categories=["audio-classification"],
+        tags=["music-emotion-recognition", "valence-arousal", "log-mel", "emotion_ft"],
+        configs=[
+            {"config_name": name, "data_files": path, **({"default": True} if name == treatments[0] else {})}
+            for name, path in files.items()
+        ],
+    )
+    return _fill(
+        folder,
+        data,
+        "emotion_data.md",
+        data_id,
+        about["descriptions"][treatments[0]],
+        what="log-mels",
+        treatments=treatments,
+        statistics=statistics,
+        **about,
+    )
+
+
 def _write_model_card(
     folder: Path,
     model_id: str | None,
@@ -182,9 +225,26 @@ def _write_model_card(
 
 
 def _render(folder: Path, data: ModelCardData, template: str, model_id: str | None, results: dict, **values) -> Path:
-    """Fill a template of `hub_cards/` and write it as the folder's card."""
+    """The card of a folder with results and a front end."""
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
-    collections = _collections(results["protocol"])
+    return _fill(
+        folder,
+        data,
+        template,
+        model_id,
+        results["protocol"],
+        what="weights",
+        results=results,
+        extractor=extractor,
+        window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
+        plots={path.name for path in folder.glob(f"{report.PLOTS_NAME}/*.png")},
+        **values,
+    )
+
+
+def _fill(folder: Path, data: CardData, template: str, repo_id: str | None, protocol: str, **values) -> Path:
+    """Fill a template of `hub_cards/` and write it as the folder's card."""
+    collections = _collections(protocol)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -195,16 +255,12 @@ def _render(folder: Path, data: ModelCardData, template: str, model_id: str | No
     text = environment.get_template(template).render(
         card_data=data.to_yaml(),
         model_name=folder.resolve().name,
-        model_id=model_id or folder.as_posix(),
-        results=results,
+        model_id=repo_id or folder.as_posix(),
         collections=collections,
         kinds=sorted({kind for _, kind in collections}),
-        extractor=extractor,
-        window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
-        plots={path.name for path in folder.glob(f"{report.PLOTS_NAME}/*.png")},
         **values,
     )
-    ModelCard(text).save(folder / CARD_NAME)
+    RepoCard(text, ignore_metadata_errors=False).save(folder / CARD_NAME)
     return folder / CARD_NAME
 
 

@@ -35,6 +35,7 @@ from .song_plots import plot_held_out
 NOTE_NAME = "cross_validation.json"
 PLACES = (
     "data_root",
+    "prepared",
     "cache_dir",
     "num_proc",
     "output_dir",

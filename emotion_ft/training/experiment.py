@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,8 @@ from ..data.audit import audit
 from ..data.csv_collection import load_collection_file
 from ..data.deam import load_songs
 from ..data.features import BadFile, store_log_mels
-from ..data.songs import join, split_songs
+from ..data.prepared import load_prepared
+from ..data.songs import OTHER, join, split_songs
 from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
@@ -121,19 +123,31 @@ def load_all(data: DataConfig) -> Dataset:
     Raises:
         UsageError: when it names no collection, or one of them cannot be read.
     """
-    if data.data_root is None and not data.collections:
+    if data.data_root is None and not data.collections and not data.prepared:
         raise UsageError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
     with PartialState().main_process_first():
-        if data.rendered_songs and PartialState().is_main_process:
+        if data.rendered_songs and not data.prepared and PartialState().is_main_process:
             render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
     found = []
-    if data.data_root is not None:
+    if data.prepared:
+        found.append(load_prepared(data.prepared, data.labels))
+    elif data.data_root is not None:
         found.append(load_songs(data.data_root, data.labels, data.exchanged_range()))
     for path in data.collections or []:
         if data.labels == "dynamic":
             raise UsageError(f"labels 'dynamic' need curves, but {path} is a collection with labels alone.")
         found.append(load_collection_file(path))
     return join(found)
+
+
+def load_treatments(data: DataConfig) -> dict[str, Dataset]:
+    """`load_all` by treatment of the labels: all that the songs can have; "distributed" has every song."""
+    tables = {}
+    for labels in OTHER:
+        if labels == "dynamic" and (data.collections or not any(tables["distributed"]["curve_valence"])):
+            continue
+        tables[labels] = load_all(replace(data, labels=labels, label_weights="none"))
+    return tables
 
 
 def load_collection(data: DataConfig, seed: int) -> DatasetDict:
@@ -149,15 +163,13 @@ def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
     Raises:
         UsageError: when none of them is in the collection.
     """
-    songs = load_all(data)
+    songs, place = load_all(data), data.prepared or data.data_root
     listed = set(read_split(split)[side])
     rows = [row for row, song_id in enumerate(songs["song_id"]) if song_id in listed]
     if not rows:
-        raise UsageError(f"none of the {len(listed)} songs in {Path(split) / side}.txt is under {data.data_root}")
+        raise UsageError(f"none of the {len(listed)} songs in {Path(split) / side}.txt is in {place}")
     if len(rows) < len(listed):
-        logger.warning(
-            "%d of the %d %s songs are not under %s", len(listed) - len(rows), len(listed), side, data.data_root
-        )
+        logger.warning("%d of the %d %s songs are not in %s", len(listed) - len(rows), len(listed), side, place)
     chosen = songs.select(rows)
     chosen.info.description = f"{songs.info.description}; the {side} songs of the id lists in {split}"
     return DatasetDict({side: chosen})
@@ -214,5 +226,5 @@ def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
 
 def write_audit(folder: str | Path, data: DataConfig) -> None:
     """Write the audit of DEAM's folder, if the run has one, into `audit/`."""
-    if data.data_root is not None and PartialState().is_main_process:
+    if data.data_root is not None and not data.prepared and PartialState().is_main_process:
         audit_report.write_audit(Path(folder, AUDIT_NAME), audit(data.data_root), data.data_root)

@@ -11,17 +11,21 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from datasets import load_dataset
+from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub import LoopbackHub
 from transformers import set_seed
 
 from emotion_ft import __version__
 from emotion_ft.config import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
+from emotion_ft.data.deam import load_songs
+from emotion_ft.data.features import front_end
+from emotion_ft.data.prepared import write_prepared
 from emotion_ft.errors import UsageError
 from emotion_ft.inference import predict_file
 from emotion_ft.training import curves, report
-from emotion_ft.training.cards import write_gan_card, write_model_card, write_validation_card
+from emotion_ft.training.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
 from emotion_ft.training.metrics import DIMENSIONS, METRICS
 from emotion_ft.training.repository import SHARED, add_pipeline
 from emotion_ft.training.scores import flat, score_with_intervals
@@ -388,6 +392,36 @@ class TestGanCard:
         report.write_results(folder, results | {"protocol": DEAM, **report.environment(torch.device("cpu"))})
         text = said(write_gan_card(folder).read_text())
         assert f"Trained with emotion_ft {__version__}" in text and "CC BY-NC" in text and "of no use" not in text
+
+
+class TestDataCard:
+    @pytest.fixture
+    def folder(self, songs_root, stored_songs, tiny_extractor, tmp_path):
+        songs = load_songs(songs_root)
+        return write_prepared(
+            tmp_path / "songs", {"repaired": songs}, stored_songs["train"], front_end(tiny_extractor)
+        )
+
+    def test_says_what_it_holds_and_how_it_was_made(self, folder):
+        text = said(write_data_card(folder, "you/songs").read_text())
+        labels = pd.read_parquet(folder / "labels" / "repaired.parquet")
+        valence = f"{labels['valence'].mean():.2f} ± {labels['valence'].std():.2f}"
+        for part in ("16 songs, 0.0 hours; 8 more could not be decoded", f"mean ± standard deviation | {valence} |",
+                     "| `repaired` | DEAM; labels as distributed (no dynamic annotations to repair them by) |",
+                     "128 mel bands of 50-8000 Hz, FFT of 1024 samples, a frame every 20 ms", '"you/songs"',
+                     "CC BY-NC", "for these log-mels", "10.1371/journal.pone.0173392"):  # fmt: skip
+            assert part in text, part
+        assert "say nothing about music" not in text and "The code in this repository" not in text
+
+    def test_its_metadata_let_datasets_read_it(self, folder):
+        data = DatasetCard.load(write_data_card(folder)).data
+        assert data.license is None and data.task_categories == ["audio-classification"]
+        assert [(config["config_name"], config["data_files"]) for config in data.configs] == [
+            ("repaired", "labels/repaired.parquet"),
+            ("log_mels", "log_mels/*.parquet"),
+        ]
+        assert load_dataset(str(folder), name="log_mels", split="train").num_rows == 16
+        assert load_dataset(str(folder), split="train").num_rows == 16
 
 
 def test_validation_card_of_unnamed_songs(tiny_model, tiny_extractor, tmp_path):
