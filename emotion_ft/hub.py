@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from .data.prepared import COLLECTION_NAME, FILES
 from .errors import UsageError
 from .space import build_space
-from .training.repository import CARD_NAME, NEEDED, SHARED
+from .training.repository import CARD_NAME, NEEDED, PIPELINE, SHARED
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 EXAMPLE = re.compile(
@@ -128,8 +128,12 @@ def push_space(
         The address of the Space.
 
     Raises:
-        UsageError: when the Hub cannot be reached or refuses.
+        UsageError: when the model is not there or brings no pipeline, or the Hub cannot be reached or refuses.
     """
+    with _hub_errors(model_id):
+        there = HfApi(token=token).file_exists(model_id, PIPELINE, revision=revision)
+    if not there:
+        raise UsageError(f"no Space for '{model_id}': no {PIPELINE} is there; push a finished run first.")
     url = create_repository(repo_id, private, token, "space")
     with TemporaryDirectory() as place:
         folder = build_space(Path(place, "space"), model_id, revision)

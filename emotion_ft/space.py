@@ -1,12 +1,11 @@
 """The demo Space of a model: the app of `hub_cards/space`, its card and a rendered example, in one folder."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from jinja2 import StrictUndefined, Template
 
 from .data.toy import AUDIO, render_deam
@@ -15,6 +14,7 @@ from .templates import TEMPLATES
 
 EXAMPLE = {"valence": 7.5, "arousal": 7.0}  # labels, on 1-9
 EXAMPLE_SECONDS = 20.0
+MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def build_space(folder: str | Path, model_id: str, revision: str | None = None) -> Path:
@@ -37,10 +37,8 @@ def build_space(folder: str | Path, model_id: str, revision: str | None = None) 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"'{folder}' is there already: choose a new or an empty folder.")
-    try:
-        validate_repo_id(model_id)
-    except HFValidationError as error:
-        raise UsageError(f"'{model_id}' names no model on the Hub: expected you/name.") from error
+    if not MODEL_ID.fullmatch(model_id):
+        raise UsageError(f"'{model_id}' names no model on the Hub: expected you/name.")
     folder.mkdir(parents=True, exist_ok=True)
     template = TEMPLATES / "space"
     for name in ("app.py", "requirements.txt"):

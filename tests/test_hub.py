@@ -19,7 +19,7 @@ from loopback_hub import LoopbackHub
 from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
 from emotion_ft.hub import push, shared_files
-from emotion_ft.inference import predict_log_mel
+from emotion_ft.inference import load_model, predict_file, predict_log_mel
 from emotion_ft.training.cards import write_model_card
 from emotion_ft.training.metrics import score
 from emotion_ft.training.report import write_table
@@ -95,9 +95,9 @@ def run(tiny_model, tiny_extractor, results, tmp_path):
     return folder
 
 
-def python(code, *arguments, **environment):
+def python(code, *arguments, cwd="/", **environment):
     """Run code in a new process, anywhere but in this checkout; what it printed."""
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd="/", env=os.environ | environment,
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=os.environ | environment,
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -270,6 +270,46 @@ class TestGan:
         assert "torch.Size([2, 101, 128])" in python(example, **online)
         expected = generator.generate([[0.625, 0.25], [-0.5, -0.625]], seed=0)
         assert np.array_equal(np.load(tmp_path / "made.npy"), expected.numpy())
+
+
+@pytest.mark.slow
+class TestSpace:
+    def test_shows_the_model_that_was_pushed(self, run, hub, online, recipe, write_wav, tmp_path):
+        done = recipe("push", run, "user/shown", "--private", "--space", **online)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [f"{hub.url}/user/shown", f"{hub.url}/spaces/user/shown-space"]
+        files = hub.files("user/shown-space", kind="spaces")
+        names = {"README.md", "app.py", "requirements.txt", "space.json", "example.mp3", ".gitattributes"}
+        assert set(files) == names and hub.store.repositories["spaces/user/shown-space"].private
+        assert json.loads(files["space.json"])["model"] == "user/shown"
+        assert front(files["README.md"].decode())["models"] == ["user/shown"]
+        again = recipe("push", run, "user/shown", "--private", "--space", "user/shown-space", **online)
+        assert again.returncode == 0 and len(hub.commits("user/shown-space", "spaces")) == 2
+
+        # As the Hub would start it, with a token among its secrets.
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        song = write_wav(tmp_path / "song.wav", 4.0)
+        code = """
+import json, sys
+from pathlib import Path
+sys.modules["emotion_ft"] = None
+sys.path.insert(0, str(Path.cwd()))
+import app, gradio
+space = json.loads(Path("space.json").read_text())
+result, log_mel = app.listen(app.load(space["model"], space["revision"]), sys.argv[1], gradio.Progress())
+print(json.dumps([result["valence"], result["arousal"], log_mel.shape]))
+"""
+        valence, arousal, shape = json.loads(python(code, song, cwd=tmp_path, **online).splitlines()[-1])
+        prediction = predict_file(*load_model(run), song)
+        assert [valence, arousal] == pytest.approx(prediction[:2], abs=1e-3) and shape == [201, 128]
+
+    def test_only_of_a_run(self, gan_dir, online, recipe, run):
+        done = recipe("push", gan_dir[0], "user/no-run", "--space", **online)
+        assert done.returncode == 1
+        assert "push: no Space for 'user/no-run': no pipeline_ast_emotion.py is there" in done.stderr
+        done = recipe("push", run, "shown", "--space", **online)
+        assert done.returncode == 2 and "--space needs the model's REPO_ID in full" in done.stderr
 
 
 @pytest.mark.slow

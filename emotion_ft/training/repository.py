@@ -5,6 +5,7 @@ from pathlib import Path
 from ..inference import load_model
 
 CARD_NAME = "README.md"
+PIPELINE = "pipeline_ast_emotion.py"
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 NEEDED = (CARD_NAME, "config.json", "preprocessor_config.json", "all_results.json")
 # A list of what travels, not of what stays: checkpoints, lists of songs and whatever else a folder gathers stay.
