@@ -11,10 +11,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 
 from .data.prepared import COLLECTION_NAME, FILES
 from .errors import UsageError
+from .inference import find_pickles
 from .space import build_space
 from .training.repository import CARD_NAME, NEEDED, PIPELINE, SHARED
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 EXAMPLE = re.compile(
     r'((?:load_model|from_pretrained|load_dataset)\(|pipeline\("music-emotion", model=)'
     r'"[^"\n]*"(?:, revision="[^"\n]*")?'
@@ -181,8 +181,7 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
         raise UsageError(f"no run in '{folder}': no such folder.")
     found = _files(folder, SHARED)
     weights = "model.safetensors" in found or "model.safetensors.index.json" in found
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-    if pickles and not weights:
+    if not weights and (pickles := find_pickles(folder)):
         raise UsageError(
             f"'{folder}' holds its weights as a pickle, {pickles[0]}, which runs code when it is loaded: save them "
             "with save_pretrained, as model.safetensors."

@@ -16,7 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from .errors import UsageError
-from .inference import predict_log_mel
+from .inference import load_settings, predict_log_mel
 from .modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 
 # Where tools of the Hub look for them.
@@ -110,8 +110,8 @@ def load_onnx(folder: str | Path, runtime: str = "onnx") -> tuple[OnnxModel, AST
     path = Path(folder, FILES[runtime])
     if not path.is_file():
         raise UsageError(f"no ONNX model at '{path}': make it with recipes/export_onnx.py {folder}.")
-    config = ASTEmotionConfig.from_pretrained(folder)
-    return OnnxModel(path, config), ASTEmotionFeatureExtractor.from_pretrained(folder)
+    config, extractor = load_settings(folder)
+    return OnnxModel(path, config), extractor
 
 
 def parity_table(

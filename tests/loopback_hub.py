@@ -154,6 +154,10 @@ class Handler(BaseHTTPRequestHandler):
     def dispatch(self) -> None:
         self.store, parts = self.server.store, urlsplit(self.path)
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.server.stall and self.server.stall in self.path:
+            self.server.stalled.set()
+            self.close_connection = self.server.released.wait(60)
+            return
         try:
             for method, pattern, action in ROUTES:
                 match = re.fullmatch(pattern, parts.path)
@@ -318,7 +322,8 @@ ROUTES = [
 class LoopbackHub(ThreadingHTTPServer):
     """`with LoopbackHub(root, {"hf_token": "user"}) as hub:` serves on `hub.url` until the block ends.
 
-    `requests` holds every answered request. `root` is an empty folder.
+    `requests` holds every answered request. `root` is an empty folder. A request whose path contains `stall` is read,
+    sets `stalled`, and is dropped unanswered when `released` is set.
     """
 
     daemon_threads = True
@@ -327,6 +332,7 @@ class LoopbackHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.store, self.tokens = Store(root), dict(tokens)
         self.requests: list[Request] = []
+        self.stall, self.stalled, self.released = "", threading.Event(), threading.Event()
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self):

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ from emotion_ft.training.report import write_table
 from emotion_ft.training.repository import add_pipeline
 from emotion_ft.training.scores import flat
 
+ROOT = Path(__file__).resolve().parents[1]
 TOKEN, OTHER_TOKEN = "hf_user", "hf_somebody"
 PRIVATE_FILES = (
     "checkpoint-3/model.safetensors",
@@ -232,6 +235,34 @@ print(json.dumps(said))
         for (outcome, sentence), part in zip(said[3:], expected, strict=True):
             assert outcome == "refused" and part in sentence and "\n" not in sentence
         assert len(hub.commits("user/open")) == 2
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("stage", ["/lfs/", "/commit/"])
+    def test_killed_half_way_it_is_not_there_and_the_next_push_makes_it_whole(self, run, tmp_path_factory, stage):
+        with LoopbackHub(tmp_path_factory.mktemp("hub"), {TOKEN: "user"}) as hub:
+            online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN,
+                      "HF_HOME": str(run.parent / "hf")}  # fmt: skip
+            push = [sys.executable, "recipes/push.py", str(run), "user/half"]
+            hub.stall = stage
+            process = subprocess.Popen(push, cwd=ROOT, env=os.environ | online, stderr=subprocess.DEVNULL)
+            assert hub.stalled.wait(60)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            hub.stall = ""
+            hub.released.set()
+            assert set(hub.files("user/half")) == {".gitattributes"}
+            load = "import sys; from emotion_ft.inference import load_model; load_model('user/half')"
+            done = subprocess.run(
+                [sys.executable, "-c", load], env=os.environ | online, capture_output=True, text=True
+            )
+            assert "UsageError: no model in 'user/half': " in done.stderr
+
+            before = len(hub.requests)
+            subprocess.run(push, cwd=ROOT, env=os.environ | online, check=True, capture_output=True)
+            sent = [request for request in hub.requests[before:] if request.method == "PUT"]
+            assert len(sent) == (stage == "/lfs/")
+            assert len(hub.commits("user/half")) == 2
+            assert hub.files("user/half")["model.safetensors"] == (run / "model.safetensors").read_bytes()
 
     def test_offline_mode_is_one_sentence(self, run, online, recipe):
         done = recipe("push", run, "user/x", **{**online, "HF_HUB_OFFLINE": "1"})

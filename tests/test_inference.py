@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,14 @@ import pytest
 import soundfile
 import soxr
 import torch
-from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+from safetensors.torch import load_file
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    ASTForAudioClassification,
+    AutoModelForAudioClassification,
+    pipeline,
+)
 
 from emotion_ft.data.audio import AudioError
 from emotion_ft.errors import UsageError
@@ -26,6 +34,8 @@ from emotion_ft.inference import (
     predict_songs,
     write_predictions,
 )
+from emotion_ft.modeling import ASTForEmotionRegression
+from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,13 +74,59 @@ class TestLoadModel:
         with pytest.raises(UsageError, match="holds no model of emotion_ft"):
             load_model(tmp_path)
 
-    def test_damaged_weights_are_a_sentence(self, model, tiny_extractor, tmp_path):
-        model.save_pretrained(tmp_path)
-        tiny_extractor.save_pretrained(tmp_path)
-        weights = tmp_path / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:500])
-        with pytest.raises(UsageError, match="no model in"):
-            load_model(tmp_path)
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+            (lambda folder: cut(folder / "model.safetensors"), "Error while deserializing header"),
+            (lambda folder: pickled(folder), "its weights are a pickle, pytorch_model.bin, which may run code"),
+            (lambda folder: (folder / "config.json").unlink(), "no config.json."),
+            (lambda folder: (folder / "preprocessor_config.json").unlink(), "no preprocessor_config.json."),
+            (lambda folder: cut(folder / "config.json"), "not a valid JSON file"),
+            (lambda folder: (folder / "config.json").write_text("[]"), "no model in"),
+            (lambda folder: cut(folder / "preprocessor_config.json"), "not a valid JSON file"),
+            (lambda folder: change(folder / "config.json", hidden_size=64), "no model in"),
+            (lambda folder: change(folder / "config.json", hidden_size="wide"), "no model in"),
+            (lambda folder: change(folder / "config.json", model_type="bert"), "of emotion_ft, but type bert with"),
+            (lambda folder: change(folder / "preprocessor_config.json", feature_extractor_type="Other"),
+             "but type ast-emotion with front end Other"),
+            (lambda folder: change(folder / "preprocessor_config.json", hop_length=-1), "no model in"),
+            (lambda folder: shutil.rmtree(folder), "no such folder"),
+        ],
+    )  # fmt: skip
+    def test_what_is_missing_damaged_or_foreign_is_one_sentence(self, model_dir, tmp_path, damage, reason):
+        folder = shutil.copytree(model_dir, tmp_path / "copied")
+        load_model(folder)
+        damage(folder)
+        with pytest.raises(UsageError, match=re.escape(reason)) as raised:
+            load_model(folder)
+        assert "\n" not in str(raised.value) and str(folder) in str(raised.value)
+
+    def test_pickled_weights_are_not_loaded_by_any_door(self, model_dir, tmp_path):
+        folder = shutil.copytree(model_dir, tmp_path / "copied")
+        pickled(folder)
+        doors = (
+            ASTForEmotionRegression.from_pretrained,
+            AutoModelForAudioClassification.from_pretrained,
+            lambda folder: pipeline("music-emotion", model=folder, pipeline_class=MusicEmotionPipeline),
+        )
+        for load in doors:
+            with pytest.raises((OSError, ValueError), match=r"no file named model\.safetensors"):
+                load(folder)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def change(path, **settings):
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def pickled(folder):
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
 
 
 class TestPredictFile:

@@ -69,7 +69,10 @@ def test_what_is_not_there_or_broken(folder, tiny_extractor, tmp_path):
         load_onnx(tmp_path)
     (tmp_path / "onnx").mkdir()
     (tmp_path / FILES["onnx"]).write_bytes(b"half of it")
-    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(UsageError, match=r"no model in .*: no config\.json, no preprocessor_config\.json"):
+        load_onnx(tmp_path)
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_text((folder / name).read_text())
     with pytest.raises(UsageError, match="is no ONNX model that can be run"):
         load_onnx(tmp_path)
 

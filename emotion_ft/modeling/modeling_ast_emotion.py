@@ -110,6 +110,11 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             init.normal_(module.out_proj.weight, std=0.02)
             init.zeros_(module.out_proj.bias)
 
+    @classmethod
+    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
+        """As everywhere, but weights that were pickled, which may run code, are loaded only when asked for."""
+        return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
+
     @property
     def backbone(self) -> ASTModel:
         """The pretrained part; everything else is the head."""
@@ -187,12 +192,18 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             **config_changes: fields of `ASTEmotionConfig`, such as `max_length=501` or `attn_implementation`.
 
         Raises:
+            OSError: when there is no such checkpoint, or no safetensors in it.
             ValueError: when a backbone tensor is missing or of another shape, or when `config_changes` ask for another
                 architecture than the checkpoint has.
         """
         source_config = ASTConfig.from_pretrained(checkpoint, revision=revision)
         source, loading = ASTModel.from_pretrained(
-            checkpoint, config=source_config, revision=revision, dtype=torch.float32, output_loading_info=True
+            checkpoint,
+            config=source_config,
+            revision=revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
         if absent:

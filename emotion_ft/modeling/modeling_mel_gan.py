@@ -58,9 +58,14 @@ class _MelGanModel(PreTrainedModel):
         self.register_buffer("band_std", torch.ones(config.num_mel_bins))
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As everywhere, but another network's folder is refused: its weights would be left as memory holds them."""
-        model, loading = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+    def from_pretrained(cls, *args, output_loading_info: bool = False, use_safetensors: bool = True, **kwargs):
+        """As everywhere, but another network's folder is refused: its weights would be left as memory holds them.
+
+        Weights that were pickled, which may run code, are loaded only when asked for.
+        """
+        model, loading = super().from_pretrained(
+            *args, output_loading_info=True, use_safetensors=use_safetensors, **kwargs
+        )
         absent = sorted(set(loading["missing_keys"]) - {"band_mean", "band_std"})
         if absent:
             raise ValueError(f"no complete {cls.__name__}: {len(absent)} tensors are missing, first {absent[0]}.")

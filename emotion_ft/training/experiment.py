@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
 from transformers import enable_full_determinism, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -204,7 +205,7 @@ def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTFor
                 config.model.checkpoint, revision=config.model.checkpoint_revision, **settings
             )
         return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         name = config.model.checkpoint or "a model with random weights"
         raise UsageError(f"section 'model': cannot make {name}: {error}") from error
 
