@@ -1,14 +1,24 @@
 """Finished runs and GANs, prepared collections and demo Spaces onto the Hub."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoUrl, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 
+from .config import TrainingConfig
 from .data.prepared import COLLECTION_NAME, FILES
 from .errors import UsageError
 from .inference import find_pickles
@@ -80,7 +90,26 @@ def push(
     folder = Path(folder)
     files = shared_files(folder)
     url = create_repository(repo_id, private, token)
+    _refuse_another_kind(files["config.json"], url, revision, token)
     return _upload(url, files, SHARED, revision, token, message or f"Push {folder.resolve().name}")
+
+
+def plan_push(training: TrainingConfig, folder: str | Path) -> Callable[[], str] | None:
+    """What pushes `folder` when a recipe has finished it; None without `push_to_hub`, and but in the first process.
+
+    The repository is made now, so that a wrong token shows before the training. `push_to_hub` is turned off: Trainer
+    would push before the card and the numbers are there.
+
+    Raises:
+        UsageError: as `create_repository`.
+    """
+    wanted, training.push_to_hub = training.push_to_hub, False
+    if not wanted or training.process_index:
+        return None
+    repo_id = training.hub_model_id or Path(folder).resolve().name
+    private, token = bool(training.hub_private_repo), training.hub_token
+    create_repository(repo_id, private, token)
+    return partial(push, folder, repo_id, private, training.hub_revision, token)
 
 
 def push_prepared(
@@ -196,6 +225,18 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
         if path.suffix not in (".safetensors", ".png") and TOKEN.search(path.read_bytes()):
             raise UsageError(f"'{path}' holds what looks like a token of the Hub: remove it, and revoke the token.")
     return found
+
+
+def _refuse_another_kind(config: Path, url: RepoUrl, revision: str | None, token: str | None) -> None:
+    """A GAN must not replace a model that has the same configuration file's name, nor the other way round."""
+    with _hub_errors(url.repo_id):
+        try:
+            theirs = hf_hub_download(url.repo_id, config.name, revision=revision, token=token)
+        except (EntryNotFoundError, RevisionNotFoundError):
+            return
+    kinds = [json.loads(Path(path).read_text()).get("model_type") for path in (config, theirs)]
+    if kinds[0] != kinds[1]:
+        raise UsageError(f"'{url.repo_id}' holds a model of type {kinds[1]}: push one of type {kinds[0]} elsewhere.")
 
 
 def _files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:

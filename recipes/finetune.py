@@ -13,12 +13,11 @@ import sys
 def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
-    from pathlib import Path
 
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
-    from emotion_ft.hub import create_repository, push
+    from emotion_ft.hub import plan_push
     from emotion_ft.training import curves, experiment, report
     from emotion_ft.training.cards import write_model_card
     from emotion_ft.training.finetuning import finetune
@@ -31,12 +30,7 @@ def main() -> None:
     logging.getLogger("emotion_ft").setLevel(logging.WARNING if training.process_index else logging.INFO)
     logging.captureWarnings(True)
     disable_progress_bar()  # of single files written and read; training keeps its own
-    # Trainer must not push: it would before the card and the numbers are there.
-    pushes, training.push_to_hub = training.push_to_hub and not training.process_index, False
-    repo_id = training.hub_model_id or Path(training.output_dir).resolve().name
-    private, token = bool(training.hub_private_repo), training.hub_token
-    if pushes:
-        create_repository(repo_id, private, token)  # now: a wrong token must not show when training is over
+    push = plan_push(training, training.output_dir)
     checkpoint = experiment.prepare_output_dir(training)
     experiment.make_deterministic(training)
 
@@ -51,7 +45,7 @@ def main() -> None:
     results, folder = finished.results, training.output_dir
     add_pipeline(folder)
     report.write_results(folder, results)
-    write_model_card(folder, training.hub_model_id)
+    write_model_card(folder, training.hub_model_id if push else None)
     page = write_page(folder)
     made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
     print(f"\n{results['protocol']}{made}\n{results['test_songs']} held-out songs, ", end="")
@@ -61,8 +55,8 @@ def main() -> None:
     if "interval_level" in results:
         print(f"\n{report.interval_line(results)}")
     print(f"\nModel, numbers and plots: {folder}; all on one page: {page}")
-    if pushes:
-        print(f"Pushed to {push(folder, repo_id, private, training.hub_revision, token)}")
+    if push:
+        print(f"Pushed to {push()}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 It learns from the training songs of a fine-tuned run (--finetuned, or else output_dir) and opens no others; that run's
 model measures it. Leaves in gan_output_dir: the generator of the best measured step, discriminator/, regressor/,
-all_results.json, sample grids, plots and a model card. `finetune.py --gan DIR` trains with its windows.
+all_results.json, sample grids, plots and a model card. `finetune.py --gan DIR` trains with its windows. With
+--push_to_hub, all of it but the checkpoints goes to hub_model_id when it is finished.
 """
 
 import sys
@@ -19,6 +20,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
+    from emotion_ft.hub import plan_push
     from emotion_ft.training import experiment, gan, gan_report, report
     from emotion_ft.training.cards import write_gan_card
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
@@ -36,6 +38,7 @@ def main() -> None:
     experiment.make_deterministic(training)
 
     run, folder = Path(config.gan.finetuned or training.output_dir), Path(config.gan.gan_output_dir)
+    push = plan_push(training, folder)
     extractor = experiment.build_extractor(config)
     songs, model = load_train_songs(config, run, extractor)
     learnt, reference = split_reference(songs, config.gan.reference_fraction, training.seed)
@@ -79,11 +82,13 @@ def main() -> None:
     table = gan_report.quality_table(rows)
     gan_report.write_quality(folder, table)
     report.write_results(folder, results)
-    write_gan_card(folder)
+    write_gan_card(folder, training.hub_model_id if push else None)
     text = table.to_string(float_format="{:.3f}".format, na_rep="")
     print(f"\n{results['protocol']}\n\n{text}")
     print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")
     print(f"\nGenerator, numbers and samples: {folder}")
+    if push:
+        print(f"Pushed to {push()}")
 
 
 if __name__ == "__main__":

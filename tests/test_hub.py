@@ -377,8 +377,17 @@ class TestRecipes:
         gan_flags = ("--finetuned", tmp_path / "tuned", "--gan_output_dir", tmp_path / "gan", "--gan_steps", "2",
                      "--measure_steps", "1", "--gan_batch_size", "4", "--gan_channels", "2", "--latent_size", "4",
                      "--regressor_steps", "2", "--reference_windows", "2")  # fmt: skip
-        done = recipe("train_gan", config, *gan_flags)
+        done = recipe("train_gan", config, *gan_flags, "--push_to_hub", "--hub_model_id", "user/tuned-gan", **online)
         assert done.returncode == 0, done.stderr
+        assert f"Pushed to {hub.url}/user/tuned-gan" in done.stdout
+        pushed = hub.files("user/tuned-gan")
+        assert 'from_pretrained("user/tuned-gan")' in pushed["README.md"].decode()
+        assert {"model.safetensors", "quality.csv", "splits/train.txt", "modeling_mel_gan.py"} <= set(pushed)
+        assert not [name for name in pushed if name.startswith(("discriminator", "regressor", "checkpoint"))]
+        done = recipe("push", tmp_path / "gan", "user/tuned", **online)
+        assert done.returncode == 1
+        assert "'user/tuned' holds a model of type ast-emotion: push one of type mel-gan elsewhere" in done.stderr
+        assert len(hub.commits("user/tuned")) == 2
         card = (tmp_path / "gan" / "README.md").read_text()
         results = json.loads((tmp_path / "gan" / "all_results.json").read_text())
         assert re.search(rf"\| step {results['step']}, kept +\| {results['frechet']:.3f} ", card)
