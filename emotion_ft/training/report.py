@@ -124,9 +124,9 @@ def write_results(folder: str | Path, results: dict[str, Any]) -> Path:
 
 
 def write_table(folder: str | Path, name: str, table: pd.DataFrame) -> Path:
-    """Write a table as CSV."""
+    """Write a table as CSV, to more digits than are ever printed, so that nothing is rounded twice."""
     path = Path(folder, name)
-    table.to_csv(path, index=False, float_format="%.4f")
+    table.to_csv(path, index=False, float_format="%.9g")
     return path
 
 
