@@ -175,6 +175,11 @@ class TrainingConfig(TrainingArguments):
     backbone_learning_rate: float = _option(3e-5, "Peak learning rate of the pretrained transformer.")
     head_learning_rate: float = _option(3e-4, "Peak learning rate of the new head.")
     unfreeze_at: float = _option(0.25, "Share of the training during which the backbone stays frozen, in [0, 1].")
+    freeze: Literal["first", "always"] = _option(
+        "first",
+        "'first': as unfreeze_at says; 'always': the head alone learns, from embeddings that the backbone makes once.",
+    )
+    frozen_crops: int = _option(1, "freeze always: crops of a song to embed; they take turns over the epochs.")
     early_stopping_patience: int = _option(7, "Evaluations without a better mean CCC before stopping (0: never).")
     interval_level: float = _option(0.9, "Share of songs that the prediction intervals are to hold, in (0, 1).")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = _option("auto", "Mixed precision; 'auto' asks the hardware.")
@@ -215,6 +220,10 @@ class TrainingConfig(TrainingArguments):
             )
         if not 0 <= self.unfreeze_at <= 1:
             raise ConfigError(f"unfreeze_at is a share of the training in [0, 1], but is {self.unfreeze_at}.")
+        if self.freeze == "always":
+            self.unfreeze_at = 1.0
+        if self.frozen_crops < 1:
+            raise ConfigError(f"frozen_crops must be at least 1, but is {self.frozen_crops}.")
         if not 0 < self.interval_level < 1:
             raise ConfigError(f"interval_level must lie in (0, 1), but is {self.interval_level:g}.")
         # TrainingArguments refuses bf16 on a machine without an accelerator unless told that this is meant.

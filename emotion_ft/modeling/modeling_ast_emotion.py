@@ -131,9 +131,10 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_values: torch.Tensor,
+        input_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         label_weights: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -148,6 +149,7 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
                 several windows a song, whose predictions are averaged.
             labels: (batch, 2), valence and arousal in [-1, 1].
             label_weights: (batch, 2), how much each label counts in the squared error; 1 is average.
+            embeddings: (batch, hidden) or (batch, windows, hidden), what `embed` made of windows, in their place.
             output_attentions, output_hidden_states: also return those of every layer.
             return_dict: False for a plain tuple.
 
@@ -155,28 +157,42 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             `logits` (batch, 2) in (-1, 1), and `loss`, a scalar, when there are labels.
 
         Raises:
-            ValueError: when the last two dimensions are not `config.max_length` and `config.num_mel_bins`.
+            ValueError: when there are neither windows nor embeddings, or the windows' last two dimensions are not
+                `config.max_length` and `config.num_mel_bins`.
         """
-        expected = (self.config.max_length, self.config.num_mel_bins)
-        if input_values.dim() not in (3, 4) or tuple(input_values.shape[-2:]) != expected:
-            raise ValueError(
-                f"input_values must be (batch, frames, mels) or (batch, windows, frames, mels) with "
-                f"(frames, mels) = {expected}, got {tuple(input_values.shape)}; "
-                "make them with the model's own ASTEmotionFeatureExtractor."
-            )
-        outputs = self.backbone(
-            input_values.reshape(-1, *expected),
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        logits = self.head(outputs.pooler_output)
-        if input_values.dim() == 4:
-            logits = logits.unflatten(0, input_values.shape[:2]).mean(1)
+        outputs = None
+        if embeddings is None:
+            outputs = self._hear(input_values, output_attentions, output_hidden_states)
+            embeddings = outputs.pooler_output.reshape(*input_values.shape[:-2], -1)
+        logits = self.head(embeddings)
+        if logits.dim() == 3:
+            logits = logits.mean(1)
         return SequenceClassifierOutput(
             loss=None if labels is None else emotion_loss(logits, labels, self.config.loss, label_weights),
             logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            hidden_states=outputs and outputs.hidden_states,
+            attentions=outputs and outputs.attentions,
+        )
+
+    def embed(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Windows (batch, [windows,] frames, mels) -> the backbone's pooled tokens (batch, [windows,] hidden).
+
+        The head makes of them what it makes of the windows: `model(embeddings=model.embed(windows))`.
+        """
+        return self._hear(input_values).pooler_output.reshape(*input_values.shape[:-2], -1)
+
+    def _hear(self, input_values: torch.Tensor | None, attentions: bool | None = None, states: bool | None = None):
+        """The backbone's outputs for windows, all in one batch."""
+        expected = (self.config.max_length, self.config.num_mel_bins)
+        shape = None if input_values is None else tuple(input_values.shape)
+        if shape is None or len(shape) not in (3, 4) or shape[-2:] != expected:
+            raise ValueError(
+                f"input_values must be (batch, frames, mels) or (batch, windows, frames, mels) with "
+                f"(frames, mels) = {expected}, got {shape}; "
+                "make them with the model's own ASTEmotionFeatureExtractor."
+            )
+        return self.backbone(
+            input_values.reshape(-1, *expected), output_attentions=attentions, output_hidden_states=states
         )
 
     @classmethod

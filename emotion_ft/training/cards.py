@@ -34,6 +34,7 @@ SETTINGS = {
         "gradient_accumulation_steps",
         "backbone_learning_rate",
         "head_learning_rate",
+        "freeze",
         "unfreeze_at",
         "lr_scheduler_type",
         "warmup_steps",

@@ -19,6 +19,7 @@ from ..modeling import ASTEmotionFeatureExtractor
 from ..scale import from_unit
 from . import curves, experiment, provenance, report, song_plots
 from .baselines import baseline_predictions
+from .embeddings import embed
 from .gan_inputs import mix_synthetic
 from .intervals import conformal_halfwidths, coverage, songs_needed
 from .metrics import DIMENSIONS
@@ -68,11 +69,18 @@ def finetune(
     elif config.model.checkpoint:
         provenance.refuse_seen(config.model.checkpoint, songs, config.data.group_by_artist)
     train = training_windows(config, extractor, songs)
+    validation_set = with_transform(songs["validation"], EvaluationTransform(extractor))
+    model = experiment.build_model(config, extractor)
+    if training.freeze == "always":
+        train = embed(model, train, training, "train", training.frozen_crops, training.per_device_train_batch_size)
+        validation_set = embed(
+            model, validation_set, training, "validation", batch_size=training.per_device_eval_batch_size
+        )
     trainer = EmotionTrainer(
-        model=experiment.build_model(config, extractor),
+        model=model,
         args=training,
         train_dataset=train,
-        eval_dataset=with_transform(songs["validation"], EvaluationTransform(extractor)),
+        eval_dataset=validation_set,
         processing_class=extractor,
     )
     if trainer.is_world_process_zero():

@@ -13,7 +13,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from ..config import TrainingConfig
-from ..data.augment import TrainingTransform
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
 from . import cards, report
@@ -82,9 +81,9 @@ class EmotionTrainer(Trainer):
         if args.early_stopping_patience and args.eval_strategy != "no":
             metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
             ours.append(EarlyStopping(args.early_stopping_patience, metric, args.greater_is_better))
-        transform = _transform(kwargs.get("train_dataset"))
-        if isinstance(transform, TrainingTransform):
-            ours.append(EpochCallback(transform))
+        train = kwargs.get("train_dataset")
+        if hasattr(drawn := _transform(train) or train, "set_epoch"):
+            ours.append(EpochCallback(drawn))
         kwargs.setdefault("compute_metrics", compute_metrics)
         # With a feature extractor at hand, Trainer's own choice would pad windows, which are all of one length.
         kwargs.setdefault("data_collator", default_data_collator)
@@ -120,7 +119,7 @@ class EmotionTrainer(Trainer):
 
     def _get_dataloader(self, dataset, *args, is_training: bool = False, **kwargs):
         if not is_training:
-            refuse_synthetic(dataset)
+            refuse_synthetic(getattr(dataset, "songs", dataset))
         # Stock Trainer heeds dataloader_drop_last in evaluation too, and would leave songs out of the scores.
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
