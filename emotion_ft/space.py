@@ -6,11 +6,9 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from jinja2 import StrictUndefined, Template
-
 from .data.toy import AUDIO, render_deam
 from .errors import UsageError
-from .templates import TEMPLATES
+from .templates import TEMPLATES, template
 
 EXAMPLE = {"valence": 7.5, "arousal": 7.0}  # labels, on 1-9
 EXAMPLE_SECONDS = 20.0
@@ -40,11 +38,10 @@ def build_space(folder: str | Path, model_id: str, revision: str | None = None) 
     if not MODEL_ID.fullmatch(model_id):
         raise UsageError(f"'{model_id}' names no model on the Hub: expected you/name.")
     folder.mkdir(parents=True, exist_ok=True)
-    template = TEMPLATES / "space"
     for name in ("app.py", "requirements.txt"):
-        shutil.copyfile(template / name, folder / name)
-    card = Template((template / "README.md").read_text(), undefined=StrictUndefined, keep_trailing_newline=True)
-    (folder / "README.md").write_text(card.render(model_id=model_id, revision=revision))
+        shutil.copyfile(TEMPLATES / "space" / name, folder / name)
+    card = template("space/README.md").render(model_id=model_id, revision=revision)
+    (folder / "README.md").write_text(card)
     space = {"model": model_id, "revision": revision, "example": EXAMPLE}
     (folder / "space.json").write_text(json.dumps(space, indent=2) + "\n")
     with TemporaryDirectory() as place:

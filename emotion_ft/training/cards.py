@@ -7,13 +7,12 @@ from typing import Any
 import pandas as pd
 import yaml
 from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData, RepoCard
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..config import CONFIG_NAME
 from ..data.prepared import LABELS, LOG_MELS, SUFFIX, read_about
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
-from ..templates import TEMPLATES
+from ..templates import template
 from . import gan_report, report
 from .curves import ROWS, read_curve_scores
 from .experiment import AUDIT_NAME, RESULTS_NAME
@@ -225,13 +224,13 @@ def _write_model_card(
     )
 
 
-def _render(folder: Path, data: ModelCardData, template: str, model_id: str | None, results: dict, **values) -> Path:
+def _render(folder: Path, data: ModelCardData, name: str, model_id: str | None, results: dict, **values) -> Path:
     """The card of a folder with results and a front end."""
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
     return _fill(
         folder,
         data,
-        template,
+        name,
         model_id,
         results["protocol"],
         what="weights",
@@ -243,17 +242,10 @@ def _render(folder: Path, data: ModelCardData, template: str, model_id: str | No
     )
 
 
-def _fill(folder: Path, data: CardData, template: str, repo_id: str | None, protocol: str, **values) -> Path:
+def _fill(folder: Path, data: CardData, name: str, repo_id: str | None, protocol: str, **values) -> Path:
     """Fill a template of `hub_cards/` and write it as the folder's card."""
     collections = _collections(protocol)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template(template).render(
+    text = template(name).render(
         card_data=data.to_yaml(),
         model_name=folder.resolve().name,
         model_id=repo_id or folder.as_posix(),

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from ..config import CONFIG_NAME
 from ..errors import UsageError
-from ..templates import TEMPLATES
+from ..templates import template
 from . import report
 from .cross_validation import NOTE_NAME, fold_folder
 from .curves import ROWS, read_curve_scores
@@ -73,7 +72,7 @@ def write_page(folder: str | Path) -> Path:
     runs = {f"fold {fold}": fold_folder(folder, fold) for fold in folds} or {"": folder}
     config = folder / CONFIG_NAME
     config_text = config.read_text() if config.is_file() else None
-    page = _template().render(
+    page = template(report.PAGE_NAME).render(
         name=folder.resolve().name,
         folder=folder,
         runs=runs,
@@ -206,14 +205,3 @@ def _commands(folder: Path, folds: int) -> list[str]:
     else:
         run = f"accelerate launch recipes/finetune.py {config} --output_dir {again}"
     return [run, f"python recipes/report.py {place}"]
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(report.PAGE_NAME)
