@@ -1,5 +1,6 @@
 """The one configuration every recipe reads, a dataclass a section; `emotion_ft.config_parser` fills it."""
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -70,6 +71,8 @@ class DataConfig:
             raise ConfigError("exchanged_ids are decided when a collection is prepared: give them to prepare.py.")
         if self.labels == "dynamic" and self.label_weights != "none":
             raise ConfigError("label_weights are of static labels: the curves come without deviations.")
+        if not 0 <= self.min_seconds < math.inf:
+            raise ConfigError(f"min_seconds must be a length, but is {self.min_seconds:g}.")
         if self.num_proc < 1:
             raise ConfigError(f"num_proc must be at least 1, but is {self.num_proc}.")
 
@@ -100,6 +103,15 @@ class AudioConfig:
     f_min: float = _option(50.0, "Lower edge of the lowest band, in Hz ('mel' only).")
     f_max: float = _option(8000.0, "Upper edge of the highest band, in Hz ('mel' only).")
     num_windows: int = _option(5, "Evenly spaced windows whose predictions are averaged over a song in evaluation.")
+
+    def __post_init__(self):
+        if not 0 < self.seconds <= 3600:
+            raise ConfigError(f"seconds must lie in (0, 3600], but is {self.seconds:g}.")
+        most = {"sampling_rate": 768_000, "n_fft": 2**16, "hop_length": 2**16, "num_mel_bins": 4096}
+        most |= {"num_windows": 10_000}
+        for name, bound in most.items():
+            if not 1 <= getattr(self, name) <= bound:
+                raise ConfigError(f"{name} must lie in 1 to {bound}, but is {getattr(self, name)}.")
 
     def feature_extractor_kwargs(self) -> dict[str, Any]:
         """Keyword arguments of `ASTEmotionFeatureExtractor`."""

@@ -7,6 +7,7 @@ and the nearest valid name.
 
 import difflib
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,17 +16,11 @@ import yaml
 from transformers import HfArgumentParser
 
 from .config import SECTIONS, Config, ConfigError
+from .messages import brief
+from .yaml_files import read_yaml
 
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Bare YAML lets a repeated key replace the first one, and a second section all of the first."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = [key for key in keys if keys.count(key) > 1]
-        if repeated:
-            raise yaml.YAMLError(f"'{repeated[0]}' stands there twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
+FOREIGN = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, ImportError, RuntimeError)
+"""What `TrainingArguments` raises over values that it cannot use, packages that it lacks, and files that it opens."""
 
 
 class _Parser(HfArgumentParser):
@@ -41,24 +36,26 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file would raise for a name that is too long
         raise ConfigError(f"no configuration file at '{path}'; recipes/configs holds some to start from")
     try:
-        content = yaml.load(path.read_text(), Loader=_UniqueKeys) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path) or {}
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected sections {', '.join(SECTIONS)}, got a {type(content).__name__}")
     for section, values in content.items():
         if section not in SECTIONS:
-            raise ConfigError(f"{path}: unknown section '{section}'{_nearest(str(section), list(SECTIONS))}")
+            raise ConfigError(f"{path}: unknown section '{brief(section)}'{_nearest(brief(section), list(SECTIONS))}")
         if not isinstance(values, dict | None):
-            raise ConfigError(f"{path}: section '{section}' must hold 'key: value' lines, got {values!r}")
+            raise ConfigError(f"{path}: section '{section}' must hold 'key: value' lines, got {brief(repr(values))}")
         valid = {f.name: name for name, kind in SECTIONS.items() for f in fields(kind) if f.init}
         for key in values or {}:
             if key not in valid:
                 names = [f.name for f in fields(SECTIONS[section]) if f.init]
-                raise ConfigError(f"{path}: unknown key '{section}.{key}'{_nearest(str(key), names)}")
+                raise ConfigError(f"{path}: unknown key '{section}.{brief(key)}'{_nearest(brief(key), names)}")
             if valid[key] != section:
                 raise ConfigError(f"{path}: key '{section}.{key}' belongs into section '{valid[key]}'")
     return {section: values or {} for section, values in content.items()}
@@ -66,7 +63,7 @@ def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
 
 def _as_flags(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [f"--{key}", json.dumps(value)]
+        return [f"--{key}", json.dumps(value, default=str)]
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)]
     return [f"--{key}={value}"]
@@ -83,15 +80,16 @@ def _yaml_defaults(parser: _Parser, path: Path) -> dict[str, Any]:
                     raise ConfigError(f"{path}: key '{section}.{key}' must not be null")
                 defaults[key] = None
                 continue
+            got = f"{path}: key '{section}.{key}' got {brief(repr(value))}"
+            if isinstance(value, list) and "list" not in str(types[key]):
+                raise ConfigError(f"{got}: expected one value, not a list")
             if isinstance(value, list) and not value:
                 defaults[key] = value
                 continue
-            if isinstance(value, list) and "list" not in str(types[key]):
-                raise ConfigError(f"{path}: key '{section}.{key}' got {value!r}: expected one value, not a list")
             try:
                 defaults[key] = getattr(parser.parse_args(_as_flags(key, value)), key)
-            except ConfigError as error:
-                raise ConfigError(f"{path}: key '{section}.{key}' got {value!r}: {error}") from error
+            except (ConfigError, TypeError, RecursionError) as error:  # JSON of odd keys, and of odd depths
+                raise ConfigError(f"{got}: {brief(error, 1000)}") from error
     return defaults
 
 
@@ -107,7 +105,8 @@ def parse_config(arguments: list[str], description: str | None = None) -> Config
             of the wrong type.
     """
     usage = "%(prog)s CONFIG.yaml [--flag value ...]"
-    parser = _Parser(list(SECTIONS.values()), description=description, usage=usage, allow_abbrev=False)
+    kinds = list(SECTIONS.values())
+    parser = _Parser(kinds, description=description, usage=usage, allow_abbrev=False)
     parser.add_argument("config", nargs="?", help="YAML file with a section per group of flags below")
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -115,11 +114,12 @@ def parse_config(arguments: list[str], description: str | None = None) -> Config
         flag = unknown[0].split("=")[0]
         raise ConfigError(f"unknown argument '{flag}'{_nearest(flag.lstrip('-').replace('-', '_'), names)}")
     if known.config is not None:
-        parser.set_defaults(**_yaml_defaults(parser, Path(known.config)))
+        helpless = _Parser(kinds, add_help=False, allow_abbrev=False)  # --help in a file is a value
+        parser.set_defaults(**_yaml_defaults(helpless, Path(known.config)))
     try:
         *sections, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
-    except ConfigError:
-        raise
-    except ValueError as error:  # TrainingArguments checks values and their combinations
-        raise ConfigError(f"{known.config or 'flags'}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(brief(error, 1000)) from error
+    except FOREIGN as error:
+        raise ConfigError(f"{known.config or 'flags'}: {brief(error, 1000)}") from error
     return Config(*sections)

@@ -148,8 +148,9 @@ def predict_file(
     Args:
         model: an `ASTForEmotionRegression`, on any device.
         extractor: the one saved with the model.
-        path: any file that libsndfile opens, of any length, rate and number of channels.
-        curve_step: also predict a window every so many seconds, overlapping; DEAM annotates every 0.5 s.
+        path: any file that libsndfile opens, within the bounds of `audio.read_pieces`.
+        curve_step: also predict a window every so many seconds, a frame at least, overlapping; DEAM annotates every
+            0.5 s.
         batch_size: windows a forward pass.
         min_seconds: shorter files are refused.
 
@@ -179,7 +180,7 @@ def predict_log_mel(
     if curve_step is not None:
         frame_rate = extractor.sampling_rate / extractor.hop_length
         last = max(len(log_mel) - extractor.max_length, 0)
-        starts = np.unique(np.round(np.arange(0, last + 0.5, curve_step * frame_rate)).astype(int))
+        starts = np.unique(np.round(np.arange(0, last + 0.5, max(curve_step * frame_rate, 1))).astype(int))
         values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
         length = min(extractor.max_length, len(log_mel))
         curve = EmotionCurve((starts + (length - 1) / 2) / frame_rate, values[:, 0], values[:, 1])
@@ -263,7 +264,7 @@ def write_predictions(path: str | Path, predictions: dict[str, Prediction], fail
     else:
         rows = [{"file": r["file"], **point} for r in records for point in _points(r)]
         text = pd.DataFrame(rows).to_csv(index=False, float_format="%.4f")
-    Path(path).write_text(text)
+    Path(path).write_text(text, encoding="utf-8", errors="surrogateescape")  # file names need not be UTF-8
 
 
 def _points(record: dict) -> list[dict]:

@@ -2,7 +2,7 @@
 
     python recipes/predict.py --model DIR FILE... [--output out.csv|out.json|out.jsonl] [--curve]
 
-Any file that libsndfile opens will do (MP3, WAV, FLAC, Ogg, Opus, AIFF), of any length, rate and number of channels.
+Any file that libsndfile opens will do (MP3, WAV, FLAC, Ogg, Opus, AIFF), of up to six hours, at any usual rate.
 Each file is handled by itself; the exit status is 1 if any of them failed.
 """
 
@@ -34,7 +34,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--output: no folder '{Path(arguments.output).parent}'")
     if arguments.plot and not arguments.curve:
         parser.error("--plot draws curves: ask for them with --curve")
-    if arguments.step <= 0 or arguments.batch_size < 1:
+    if arguments.output and Path(arguments.output).is_dir():
+        parser.error(f"--output: '{arguments.output}' is a folder")
+    if not 0 < arguments.step < float("inf") or arguments.batch_size < 1:
         parser.error("--step and --batch_size must be positive")
     return arguments
 
@@ -50,6 +52,8 @@ def main() -> int:
     from emotion_ft.inference import load_model, predict_log_mel, read_log_mel, write_predictions
 
     disable_progress_bar()
+    for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8
+        stream.reconfigure(errors="backslashreplace")
     if arguments.runtime == "torch":
         model, extractor = load_model(arguments.model, arguments.revision)
     else:

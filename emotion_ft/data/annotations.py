@@ -6,7 +6,7 @@ PLoS ONE 12(3).
 
 import csv
 import difflib
-import filecmp
+import io
 import logging
 import math
 import os
@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UsageError
+from ..messages import brief
+from .splits import COLLECTION
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,12 @@ RATERS, FULL_SONG_RATERS = 10, 5
 """How many people rated an excerpt of DEAM, and one of its full songs. Ratings are whole numbers, which tells: the
 means of 1738 of 1744 excerpts are multiples of 1/10, those of 50 of 58 full songs of 1/5, and the deviations fit these
 numbers as population deviations."""
+MAX_BYTES = 1 << 24
+"""Of a CSV file; DEAM's largest has 3 MB, and read into memory a file takes several times its size."""
+MAX_COLUMNS = 1 << 14
+"""Of a CSV file: a dynamic annotation of more than two hours; DEAM's longest has 1224."""
+MAX_FAULTS = 1000
+"""Rows of a file that are found to be bad before the reader gives up: they are held in memory."""
 EXCHANGED_UP_TO = 1000
 """The last song id of the block in which DEAM distributes valence as arousal and arousal as valence."""
 
@@ -60,10 +68,10 @@ def files_under(root: str | os.PathLike) -> Iterator[Path]:
     """Every visible file anywhere under `root`, in sorted order, through links.
 
     Hidden files and folders and the copies that macOS archives carry (`._*`, `__MACOSX`) are left out.
-    Raises `AnnotationError` if `root` is not a folder.
+    Raises `AnnotationError` if `root` is not a folder, or a folder below it cannot be listed.
     """
-    if not Path(root).is_dir():
-        raise AnnotationError(f"expected the folder of an unzipped collection, but {root} is not a folder")
+    if not os.path.isdir(root):  # Path.is_dir would raise for a name that is too long
+        raise AnnotationError(f"expected the folder of an unzipped collection, but {brief(root, 500)} is not a folder")
     seen = set()
     for folder, subfolders, names in os.walk(root, onerror=_raise, followlinks=True):
         real = os.path.realpath(folder)
@@ -85,16 +93,17 @@ def find_file(root: str | os.PathLike, name: str) -> Path | None:
         raise AnnotationError(f"{root} holds no files: unzip the collection's annotations and audio there")
     copies = [path for path in files if path.name == name]
     for copy in copies[1:]:
-        if not filecmp.cmp(copies[0], copy, shallow=False):
+        if read_bytes(copies[0]) != read_bytes(copy):
             raise AnnotationError(f"two different files are called {name}: {copies[0]} and {copy}; remove one")
     return copies[0] if copies else None
 
 
 def read_static(root: str | os.PathLike) -> pd.DataFrame:
-    """One row a song, sorted by its index `song_id` (int64): `valence`, `valence_std`, `arousal`, `arousal_std`.
+    """One row a song, sorted by its index `song_id`: `valence`, `valence_std`, `arousal`, `arousal_std`.
 
-    float64 on the 1-9 scale, as distributed: mean and standard deviation over the song's annotators. Columns are found
-    by name, since the two files order them differently. Either file may be absent.
+    float64 on the 1-9 scale, as distributed: mean and standard deviation over the song's annotators. Ids are int64,
+    from 0 to `COLLECTION` - 1. Columns are found by name, since the two files order them differently. Either file may
+    be absent.
     Raises `AnnotationError`, naming file, line and value, for anything but that.
     """
     paths = [path for name in STATIC_FILES if (path := find_file(root, name))]
@@ -108,7 +117,7 @@ def read_static(root: str | os.PathLike) -> pd.DataFrame:
             place = f"{path}, line {line}"
             try:
                 if len(cells) != len(header):
-                    raise ValueError(f"{len(cells)} cells under {len(header)} columns: {','.join(cells)!r}")
+                    raise ValueError(f"{len(cells)} cells under {len(header)} columns: '{brief(','.join(cells))}'")
                 song_id = _song_id(cells[header.index("song_id")])
                 if song_id in places:
                     raise ValueError(f"song_id {song_id} again, already given in {places[song_id]}")
@@ -119,6 +128,8 @@ def read_static(root: str | os.PathLike) -> pd.DataFrame:
                 places[song_id] = place
             except ValueError as fault:
                 faults.append(f"{place}: {fault}")
+                if len(faults) == MAX_FAULTS:
+                    break
     _report(faults)
     if not songs:
         raise AnnotationError(f"no songs in {' and '.join(map(str, paths))}: there is nothing below the header")
@@ -171,20 +182,20 @@ def read_artists(root: str | os.PathLike) -> dict[int, str]:
     """
     artists = {}
     for path in filter(None, (find_file(root, name) for name in METADATA_FILES)):
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            rows = enumerate((next(csv.reader([line])) for line in file if line.strip(", \t\r\n")), start=1)
-            header = _header(path, rows, ("song_id", "artist"))
-            key, name = header.index("song_id"), header.index("artist")
-            skipped = 0
-            for _, cells in rows:
-                try:
-                    song_id = _song_id(cells[key])
-                except (ValueError, IndexError):
-                    skipped += 1
-                    continue
-                artist = " ".join(cells[name].split()) if len(cells) > name else ""
-                if artist:
-                    artists[song_id] = artist
+        lines = io.StringIO(_text(path), newline=None)
+        rows = enumerate((_cells(line) for line in lines if line.strip(", \t\r\n")), start=1)
+        header = _header(path, rows, ("song_id", "artist"))
+        key, name = header.index("song_id"), header.index("artist")
+        skipped = 0
+        for _, cells in rows:
+            try:
+                song_id = _song_id(cells[key])
+            except (ValueError, IndexError):
+                skipped += 1
+                continue
+            artist = " ".join(cells[name].split()) if len(cells) > name else ""
+            if artist:
+                artists[song_id] = artist
         if skipped:
             logger.warning("%s: skipped %d rows without an integer song id", path, skipped)
     return artists
@@ -194,12 +205,12 @@ def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, in
     """The first column's time in seconds, each song's values without the missing ones at the end, and its line."""
     rows = _rows(path)
     header = _header(path, rows, ("song_id",))
-    moments = [re.fullmatch(r"sample_(\d+)ms", name) for name in header[1:]]
+    moments = [re.fullmatch(r"sample_([0-9]{1,9})ms", name) for name in header[1:]]
     times = [int(moment[1]) / 1000 if moment else math.nan for moment in moments]
     if not times or not np.array_equal(times, times[0] + CURVE_STEP * np.arange(len(times))):
         raise AnnotationError(
             f"{path}, line 1: expected song_id,sample_15000ms,sample_15500ms,..., a column every {CURVE_STEP} s, "
-            f"got {','.join(header[:4])},..."
+            f"got {brief(','.join(header[:4]))},..."
         )
     curves, lines, faults = {}, {}, []
     for line, cells in rows:
@@ -215,18 +226,60 @@ def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, in
             curves[song_id] = np.array(values, np.float32)
         except ValueError as fault:
             faults.append(f"{path}, line {line}: {fault}")
+            if len(faults) == MAX_FAULTS:
+                break
     _report(faults)
     return times[0], curves, lines
 
 
+def read_bytes(path: Path) -> bytes:
+    """A CSV file's content.
+
+    Raises:
+        AnnotationError: when it is not a file, cannot be read, or has more than `MAX_BYTES`.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise AnnotationError(f"{path} cannot be read: not a file")
+        if size > MAX_BYTES:
+            raise AnnotationError(
+                f"{path} has {size} bytes, but a CSV file may have {MAX_BYTES}: keep only the rows and columns "
+                "that are needed"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def refuse_columns(path: Path, line: int, number: int) -> None:
+    """Raise an `AnnotationError` for a row of more than `MAX_COLUMNS` cells."""
+    if number > MAX_COLUMNS:
+        raise AnnotationError(f"{path}, line {line}: {number} columns, but at most {MAX_COLUMNS} can be read")
+
+
+def _text(path: Path) -> str:
+    return read_bytes(path).decode("utf-8-sig", errors="replace")
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number in the file, cells) of each row that is not blank."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            yield from ((reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
-        except csv.Error as error:
-            raise AnnotationError(f"{path}, line {reader.line_num}: not a CSV file: {error}") from error
+    reader = csv.reader(io.StringIO(_text(path), newline=""))
+    try:
+        for cells in reader:
+            if any(map(str.strip, cells)):
+                refuse_columns(path, reader.line_num, len(cells))
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise AnnotationError(f"{path}, line {reader.line_num}: not a CSV file: {error}") from error
+
+
+def _cells(line: str) -> list[str]:
+    """The cells of a line by itself; none where one is too long for the csv module."""
+    try:
+        return next(csv.reader([line]))
+    except csv.Error:
+        return []
 
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Iterable[str]) -> list[str]:
@@ -235,20 +288,21 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Iterable[
     names = ["song_id" if name == "id" else name for name in names]
     missing = [name for name in wanted if name not in names]
     if missing:
-        nearest = {name: difflib.get_close_matches(name, names, n=1) for name in missing}
-        hints = [f"{name} (nearest: {match[0]})" if match else name for name, match in nearest.items()]
+        nearest = {name: difflib.get_close_matches(name, names[:100], n=1) for name in missing}
+        hints = [f"{name} (nearest: {brief(match[0])})" if match else name for name, match in nearest.items()]
         raise AnnotationError(
             f"{path}, line 1: missing columns {', '.join(hints)}; needed {', '.join(wanted)}; "
-            f"there are {', '.join(names) or 'none'}"
+            f"there are {brief(', '.join(names), 500) or 'none'}"
         )
     return names
 
 
 def _song_id(cell: str) -> int:
-    try:
-        return int(cell)
-    except ValueError:
-        raise ValueError(f"song_id {cell!r} is not an integer") from None
+    """An id within DEAM; Python's own `int` would also take 1_000, other scripts' digits and any number of them."""
+    song_id = int(cell) if re.fullmatch(r"\s*[0-9]{1,10}\s*", cell) else COLLECTION
+    if song_id >= COLLECTION:
+        raise ValueError(f"song_id '{brief(cell)}' is not an integer from 0 to {COLLECTION - 1}")
+    return song_id
 
 
 def _number(cell: str, name: str, low: float, high: float) -> float:
@@ -257,9 +311,9 @@ def _number(cell: str, name: str, low: float, high: float) -> float:
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        raise ValueError(f"{name} {cell!r} is not a number")
+        raise ValueError(f"{name} '{brief(cell)}' is not a number")
     if not low <= value <= high or math.isinf(value):
-        raise ValueError(f"{name} {cell!r} is outside {low} to {high}")
+        raise ValueError(f"{name} '{brief(cell)}' is outside {low} to {high}")
     return value
 
 
@@ -278,4 +332,4 @@ def _listed(song_ids: Collection[int]) -> str:
 
 
 def _raise(error: OSError) -> None:
-    raise error
+    raise AnnotationError(f"{error.filename} cannot be listed: {error.strerror}") from error

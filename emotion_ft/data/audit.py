@@ -1,5 +1,6 @@
 """What a collection in DEAM's layout holds, and what is wrong with it."""
 
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -48,7 +49,7 @@ def audit(root: str | PathLike, headers: bool = True, seed: int = 0) -> Audit:
     Raises:
         AnnotationError: for annotations that cannot be read at all.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     static, dynamic, artists, audio = read_static(root), read_dynamic(root), read_artists(root), find_audio(root)
     means = paired_means(static, dynamic)
     exchanged = find_exchanged(means, seed)

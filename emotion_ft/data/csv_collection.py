@@ -14,6 +14,8 @@ import pandas as pd
 import yaml
 from datasets import Dataset
 
+from ..messages import brief
+from ..yaml_files import read_yaml
 from .annotations import RENDER_SETTINGS, AnnotationError, files_under, find_file
 from .csv_tables import Cell, Songs, canonical, check_names, is_number, nearest, read_songs, refuse_faults, several
 from .deam import AUDIO_SUFFIXES
@@ -21,6 +23,10 @@ from .songs import songs_dataset
 from .splits import COLLECTION, first_ids
 
 logger = logging.getLogger(__name__)
+
+
+MAX_SCALE = 1e9
+"""Beyond it, and below its inverse, mapping a scale onto 1-9 loses what the labels say."""
 
 
 class Scale(NamedTuple):
@@ -74,6 +80,8 @@ def load_csv(
     audio_dir = _absolute(audio_dir)
     common = Path(os.path.commonpath([audio_dir, *(path.parent for path in paths)]))
     source = str(source or common.name or paths[0].stem)
+    if raters is not None and (type(raters) is not int or not 1 <= raters < 1 << 31):
+        raise AnnotationError(f"raters must be a number of people, got {brief(repr(raters))}")
     songs = read_songs(paths, {} if columns is None else columns)
     labels = _labels(songs, scale).join(_deviations(songs, deviation_scale))
     numbers = _numbers(songs, source, ids)
@@ -114,22 +122,22 @@ def load_collection_file(path: str | os.PathLike, root: str | os.PathLike | None
     """
     path = _absolute(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise AnnotationError(f"no collection is described in {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise AnnotationError(f"{path} is not valid YAML: {error}") from error
     try:
         if not isinstance(content, dict):
-            raise AnnotationError(f"expected lines 'key: value', got {content!r}")
+            raise AnnotationError(f"expected lines 'key: value', got {brief(repr(content))}")
         check_names(content, [*inspect.signature(load_csv).parameters, "root"], "key")
         for key, kind in (("csv", str | list), ("audio_dir", str), ("root", str | None)):
             if not isinstance(content.get(key), kind):
-                raise AnnotationError(f"'{key}' must be a path, got {content.get(key)!r}")
-        own_root = path.parent / Path(content.pop("root", None) or "").expanduser()
+                raise AnnotationError(f"'{key}' must be a path, got {brief(repr(content.get(key)))}")
+        own_root = path.parent / _expanded(content.pop("root", None) or "")
         base = _absolute(own_root if root is None else root)
         content["csv"] = [_locate(base, name) for name in several(content["csv"], "csv")]
-        content["audio_dir"] = base / Path(content["audio_dir"]).expanduser()
+        content["audio_dir"] = base / _expanded(content["audio_dir"])
         return load_csv(**{"source": path.stem, **content})
     except AnnotationError as error:
         raise AnnotationError(f"{path}: {error}") from error
@@ -182,16 +190,16 @@ def _values(songs: Songs, names: Sequence[str], scale: Scale, hint: str, needed:
     values, faults, slack = {name: dict.fromkeys(songs, math.nan) for name in names}, [], 1e-9 * scale.width
     for song, cells in songs.items():
         for name in names:
-            text, place = cells.get(name) or Cell("", f"{cells['song_id'].place} {song} has no {name}:")
+            text, place = cells.get(name) or Cell("", f"{cells['song_id'].place} {brief(song)} has no {name}:")
             if not needed and text.lower() in ("", "nan"):
                 continue
             try:
                 values[name][song] = float(text)
             except ValueError:
-                faults.append(f"{place} {text!r} is not a number")
+                faults.append(f"{place} '{brief(text)}' is not a number")
             else:
                 if not scale.low - slack <= values[name][song] <= scale.high + slack:
-                    faults.append(f"{place} {text!r} is outside {scale}")
+                    faults.append(f"{place} '{brief(text)}' is outside {scale}")
     refuse_faults(faults, hint)
     return pd.DataFrame(values)
 
@@ -199,15 +207,17 @@ def _values(songs: Songs, names: Sequence[str], scale: Scale, hint: str, needed:
 def _numbers(songs: Songs, source: str, ids: str | None) -> dict[str, int]:
     """Each song's id among all collections."""
     if ids not in (None, "deam"):
-        raise AnnotationError(f"ids must be 'deam' or left out, got {ids!r}")
+        raise AnnotationError(f"ids must be 'deam' or left out, got {brief(repr(ids))}")
     if ids == "deam":
         foreign = [cells["song_id"] for song, cells in songs.items() if not is_number(song)]
-        refuse_faults([f"{cell.place} {cell.text!r} is not an integer, as DEAM's ids are" for cell in foreign])
+        refuse_faults([f"{cell.place} '{brief(cell.text)}' is not an integer, as DEAM's ids are" for cell in foreign])
         return {song: int(song) for song in songs}
     owners = {}
     for song, cells in songs.items():
         if (other := owners.setdefault(song_number(source, song), song)) != song:
-            raise AnnotationError(f"{cells['song_id'].place} {song} gets the same number as {other}; rename one")
+            raise AnnotationError(
+                f"{cells['song_id'].place} {brief(song)} gets the same number as {brief(other)}; rename one"
+            )
     return {song: number for number, song in owners.items()}
 
 
@@ -225,11 +235,11 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
     for song, keys in wanted.items():
         paths = next((found[key] for key in map(canonical, keys) if key in found), [])
         if len(paths) > 1:
-            raise AnnotationError(f"two audio files for song {song}: {paths[0]} and {paths[1]}; remove one")
+            raise AnnotationError(f"two audio files for song {brief(song)}: {paths[0]} and {paths[1]}; remove one")
         if paths and (other := owners.setdefault(paths[0], song)) != song:
-            raise AnnotationError(f"songs {other} and {song} have the same audio file, {paths[0]}")
+            raise AnnotationError(f"songs {brief(other)} and {brief(song)} have the same audio file, {paths[0]}")
     if not owners:
-        name = next(iter(wanted.values()))[-1]
+        name = brief(next(iter(wanted.values()))[-1])
         example = f"as the column for audio says, {name}" if given else f"by song id, as {name}{AUDIO_SUFFIXES[0]}"
         raise AnnotationError(
             f"no audio for any of {len(songs)} annotated songs under {audio_dir}: looked for files named {example}, "
@@ -238,26 +248,33 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
     return {song: path for path, song in owners.items()}
 
 
+def _expanded(path: str | os.PathLike) -> Path:
+    """With the home folder for `~`; as it is for the `~name` of nobody, where `Path.expanduser` fails."""
+    return Path(os.path.expanduser(path))
+
+
 def _absolute(path: str | os.PathLike) -> Path:
     """Without `..`, so that its folders can be named."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    return Path(os.path.abspath(_expanded(path)))
 
 
 def _locate(base: Path, name: str) -> Path:
     """The file at `name` below `base`, or else the one of that name at any depth."""
-    path = base / Path(name).expanduser()
-    found = path if path.is_file() else find_file(base, path.name)
+    path = base / _expanded(name)
+    found = path if os.path.isfile(path) else find_file(base, path.name)
     if not found:
         hint = nearest([path.name], [file.name for file in files_under(base)])
-        raise AnnotationError(f"no {path.name} anywhere under {base}{hint}")
+        raise AnnotationError(f"no {brief(path.name)} anywhere under {base}{hint}")
     return found
 
 
 def _scale(given: Sequence[float], what: str) -> Scale:
     try:
         low, high = map(float, given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low = high = math.nan
-    if isinstance(given, str) or not -math.inf < low < high < math.inf:
-        raise AnnotationError(f"{what} must be two numbers, the lowest and the highest, got {given!r}")
+    if isinstance(given, str) or not -MAX_SCALE <= low < high <= MAX_SCALE or high - low < 1 / MAX_SCALE:
+        raise AnnotationError(
+            f"{what} must be two numbers, the lowest and the highest, got {brief(repr(given))}; at most ±{MAX_SCALE:g}"
+        )
     return Scale(low, high)

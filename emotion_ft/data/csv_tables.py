@@ -6,10 +6,12 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from .annotations import AnnotationError
+from ..messages import brief
+from .annotations import MAX_FAULTS, AnnotationError, read_bytes, refuse_columns
 from .splits import COLLECTION
 
 COLUMNS = {
@@ -44,7 +46,7 @@ def read_songs(paths: list[Path], columns: Mapping[str, str | Sequence[str]]) ->
             row of another length than the header, and a file that shares no song with the first.
     """
     if not isinstance(columns, Mapping):
-        raise AnnotationError(f"columns must map our names to the header's, got {columns!r}")
+        raise AnnotationError(f"columns must map our names to the header's, got {brief(repr(columns))}")
     check_names(columns, COLUMNS, "name under columns")
     names = COLUMNS | {field: several(given, f"columns: {field}") for field, given in columns.items()}
     headers, tables = zip(*(_read(path, names) for path in paths), strict=True)
@@ -66,20 +68,23 @@ def _read(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[str], So
     if "song_id" not in there:
         raise AnnotationError(_no_column(path, "song_id", names, header))
     if twice := [name for name in there.values() if header.count(name) > 1]:
-        raise AnnotationError(f"{path}, line {line}: two columns are called {twice[0]}; rename one")
+        raise AnnotationError(f"{path}, line {line}: two columns are called {brief(twice[0])}; rename one")
     songs, faults = {}, []
     for line, cells in rows:
         row = dict(zip(header, cells, strict=False))
-        here = {field: Cell(row.get(name, ""), f"{path}, line {line}: {name}") for field, name in there.items()}
+        here = {field: Cell(row.get(name, ""), f"{path}, line {line}: {brief(name)}") for field, name in there.items()}
         song, place = canonical(here["song_id"].text), here["song_id"].place
         if len(cells) != len(header):
-            faults.append(f"{path}, line {line}: {len(cells)} cells under {len(header)} columns: {','.join(cells)!r}")
+            shown = brief(",".join(cells))
+            faults.append(f"{path}, line {line}: {len(cells)} cells under {len(header)} columns: '{shown}'")
         elif not song:
             faults.append(f"{place} is empty")
         elif song in songs:
-            faults.append(f"{place} {song} again, already given in {songs[song]['song_id'].place}")
+            faults.append(f"{place} {brief(song)} again, already given in {songs[song]['song_id'].place}")
         else:
             songs[song] = here
+        if len(faults) == MAX_FAULTS:
+            break
     refuse_faults(faults)
     return header, songs
 
@@ -88,15 +93,14 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line on which it begins, cells) of each row that is not blank."""
     line = 1
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         text = io.StringIO(data.decode("utf-8-sig"), newline="")
         reader = csv_files.reader(text, skipinitialspace=True, strict=True)
         for row in reader:
+            refuse_columns(path, line, len(row))
             if any(cells := [cell.strip() for cell in row]):
                 yield line, cells
             line = reader.line_num + 1
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise AnnotationError(f"{path}, line {line}: not UTF-8; save the file in that encoding") from error
@@ -106,7 +110,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def is_number(text: str) -> bool:
     """Whether an id is a decimal integer that fits below `COLLECTION`."""
-    return text.isascii() and text.isdecimal() and int(text) < COLLECTION
+    return text.isascii() and text.isdecimal() and len(text) < 1000 and int(text) < COLLECTION
 
 
 def canonical(text: str) -> str:
@@ -119,21 +123,22 @@ def check_names(given: Iterable[str], valid: Iterable[str], what: str) -> None:
     for name in given:
         if name not in valid:
             hint = nearest([str(name)], valid)
-            raise AnnotationError(f"unknown {what}: '{name}'{hint}; valid are {', '.join(valid)}")
+            raise AnnotationError(f"unknown {what}: '{brief(name)}'{hint}; valid are {', '.join(valid)}")
 
 
 def _no_column(path: Path, field: str, names: Mapping[str, Sequence[str]], header: list[str]) -> str:
     return (
-        f"{path}, line 1: no column for {field}: looked for {' or '.join(names[field])}"
-        f"{nearest(names[field], header)}; there are {', '.join(header) or 'none'}. Name it under columns"
+        f"{path}, line 1: no column for {field}: looked for {brief(' or '.join(names[field]), 500)}"
+        f"{nearest(names[field], header)}; there are {brief(', '.join(header), 500) or 'none'}. Name it under columns"
     )
 
 
 def nearest(wanted: Iterable[str], names: Iterable[str]) -> str:
-    """ " (nearest: NAME)", or nothing where no name is similar."""
-    pairs = [(SequenceMatcher(None, a.lower(), b.lower()).ratio(), b) for a in wanted for b in names]
+    """ " (nearest: NAME)", or nothing where none of the first thousand names is similar."""
+    names = [name for name in islice(names, 1000) if len(name) <= 100]
+    pairs = [(SequenceMatcher(None, a[:100].lower(), b.lower()).ratio(), b) for a in wanted for b in names]
     ratio, name = max(pairs, default=(0, ""))
-    return f" (nearest: {name})" if ratio > 0.6 else ""
+    return f" (nearest: {brief(name)})" if ratio > 0.6 else ""
 
 
 def several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -> list[str]:
@@ -141,7 +146,7 @@ def several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -
     kind = str | os.PathLike
     names = [given] if isinstance(given, kind) else given
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, kind) for name in names):
-        raise AnnotationError(f"{what} must be one name or a list of names, got {given!r}")
+        raise AnnotationError(f"{what} must be one name or a list of names, got {brief(repr(given))}")
     return [os.fspath(name).strip() for name in names]
 
 

@@ -81,7 +81,7 @@ def load_songs(
     """
     if labels not in LABELS:
         raise ValueError(f"labels must be {', '.join(map(repr, LABELS[:-1]))} or {LABELS[-1]!r}, got {labels!r}")
-    root = Path(root).expanduser().absolute()
+    root = Path(os.path.expanduser(root)).absolute()
     static, curves, artists = read_static(root), read_dynamic(root), read_artists(root)
     audio = find_audio(root)
     song_ids = sorted(audio.keys() & static.index)

@@ -6,12 +6,14 @@ and the drawn ones keep all songs of an artist on one side: an artist's other so
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from ..errors import UsageError
+from ..messages import brief
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +22,8 @@ FULL_SONGS_FROM = 2001
 """The first song id of DEAM's 58 full-length songs, the test set of MediaEval 2015; ids below are 45 s excerpts."""
 COLLECTION = 1 << 32
 """DEAM's song ids are DEAM's own; another collection's are its number times this, plus the song's number in it."""
+
+SONG_ID = re.compile(r"[0-9]{1,15}")
 
 Splits = dict[str, list[int]]
 """Sorted song ids under `train`, `validation` and `test`; no id twice."""
@@ -115,7 +119,7 @@ def k_folds(
 def read_split(folder: str | os.PathLike) -> Splits:
     """The id lists `train.txt`, `validation.txt` and `test.txt` of a folder, one song id a line.
 
-    Raises `SplitError` for a missing file, a line that is not an integer, and an id that is listed twice.
+    Raises `SplitError` for a missing file, a line that is not an id, and an id that is listed twice.
     """
     splits, places = {}, {}
     for name in SPLIT_NAMES:
@@ -127,10 +131,9 @@ def read_split(folder: str | os.PathLike) -> Splits:
             if not text.strip():
                 continue
             place = f"{path}, line {line}"
-            try:
-                song_id = int(text)
-            except ValueError:
-                raise SplitError(f"{place}: expected one song id, got {text!r}") from None
+            if not SONG_ID.fullmatch(text.strip()):
+                raise SplitError(f"{place}: expected one song id, got '{brief(text)}'")
+            song_id = int(text)
             if song_id in places:
                 raise SplitError(f"{place}: song {song_id} is already in {places[song_id]}")
             places[song_id] = place

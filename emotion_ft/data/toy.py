@@ -77,7 +77,7 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
     Raises `UsageError` if `root` holds other music, or songs rendered with other settings and not `overwrite`, and for
     numbers out of range; `AnnotationError` for `labels` that cannot be read.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     if not (seconds >= 1 and num_proc >= 1 and seed >= 0):
         raise UsageError(f"expected seconds >= 1, num_proc >= 1, seed >= 0; got {seconds}, {num_proc}, {seed}")
     if labels is None:

@@ -15,16 +15,40 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
 PIECE_SECONDS = 20.0
+# The bounds of emotion_ft's own reader, emotion_ft/data/audio.py: samples times channels that are decoded at once;
+# what a header may claim, in s and Hz; samples whose power is still finite; libsndfile's word for an open length.
+PIECE_VALUES = 1 << 22
+MAX_SECONDS = 6 * 3600.0
+SAMPLING_RATES = (1000, 768000)
+MAX_CHANNELS = 64
+MAX_AMPLITUDE = 2.0**31
+UNKNOWN_FRAMES = 2**63 - 1
 # What one input may be; `Audio` columns of datasets call a waveform "array".
 INPUTS = 'a path, the bytes of a file, a waveform (samples,) or {"raw": waveform, "sampling_rate": Hz}'
 
 
+class _Bytes(io.BytesIO):
+    """The bytes of a file; damaged ones send libsndfile to before their start, where an error would be printed."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.getbuffer().nbytes}[whence]
+        return super().seek(max(start + offset, 0))
+
+
 def _file_pieces(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """The mono waveform of an open file, (samples,) float32 in pieces of 20 s: the mean of its channels."""
-    while len(samples := file.read(int(PIECE_SECONDS * file.samplerate), dtype="float32", always_2d=True)):
+    if file.channels > MAX_CHANNELS:
+        raise ValueError(f"{file.channels} channels: at most {MAX_CHANNELS} can be read.")
+    if file.frames == UNKNOWN_FRAMES:  # FLAC from a pipe
+        raise ValueError("cannot be decoded: its header does not say how long it is; encode it again.")
+    _refuse_long(file.frames, file.samplerate)
+    length = min(int(PIECE_SECONDS * file.samplerate), PIECE_VALUES // file.channels)
+    # libsndfile leaves Opus that lacks a page somewhere behind its end, from where soundfile cannot read.
+    while file.tell() < file.frames and len(samples := file.read(length, dtype="float32", always_2d=True)):
         total = samples[:, 0].copy()
-        for channel in range(1, samples.shape[1]):  # many times faster than `mean(axis=1)`
-            total += samples[:, channel]
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by `_resampled`
+            for channel in range(1, samples.shape[1]):  # many times faster than `mean(axis=1)`
+                total += samples[:, channel]
         yield total / np.float32(samples.shape[1])
 
 
@@ -41,19 +65,30 @@ def _array_pieces(waveform: np.ndarray | torch.Tensor, rate: int) -> Iterator[np
         raise ValueError(
             f"a waveform must hold floats in [-1, 1], got {waveform.dtype}; divide 16-bit integers by 32768."
         )
+    _refuse_long(len(waveform), rate)
     length = int(PIECE_SECONDS * rate)
     for start in range(0, len(waveform), length):
-        yield waveform[start : start + length].astype(np.float32)
+        with np.errstate(over="ignore"):  # refused by `_resampled`
+            yield waveform[start : start + length].astype(np.float32)
+
+
+def _refuse_long(samples: int, rate: float) -> None:
+    if samples > MAX_SECONDS * rate:
+        hours = samples / rate / 3600
+        raise ValueError(f"too long: {hours:.1f} h, at most {MAX_SECONDS / 3600:g} h can be read; cut it.")
 
 
 def _resampled(pieces: Iterable[np.ndarray], rate: int, target: int, min_seconds: float) -> Iterator[np.ndarray]:
     """Pieces (samples,) at `rate` Hz -> pieces at `target` Hz, with soxr's HQ; checked on the way."""
+    lowest, highest = SAMPLING_RATES
+    if not lowest <= rate <= highest:
+        raise ValueError(f"sampling rate {rate} Hz: {lowest} to {highest} Hz can be read.")
     stream = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32", quality="HQ")
     samples = 0
     for piece in pieces:
         samples += len(piece)
-        if not np.isfinite(piece).all():
-            raise ValueError("holds NaN or infinite samples.")
+        if not np.abs(piece).max() <= MAX_AMPLITUDE:  # nor is NaN
+            raise ValueError(f"holds NaN or infinite samples, or some beyond ±{MAX_AMPLITUDE:.0f}.")
         yield piece if stream is None else stream.resample_chunk(piece)
     if samples == 0:
         raise ValueError("empty: no samples.")
@@ -68,7 +103,7 @@ def _decoded(source: str | os.PathLike | bytes, target: int, min_seconds: float)
     name = "" if isinstance(source, bytes) else f"{os.fspath(source)}: "
     try:
         if isinstance(source, bytes):
-            size, opened = len(source), io.BytesIO(source)
+            size, opened = len(source), _Bytes(source)
         else:
             opened = Path(source)
             if not opened.is_file():
@@ -86,6 +121,8 @@ def _decoded(source: str | os.PathLike | bytes, target: int, min_seconds: float)
         raise ValueError(f"{name}cannot be decoded: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{name}{error}") from error
+    except OSError as error:
+        raise ValueError(f"{name}cannot be opened: {error.strerror}.") from error
 
 
 def read_pieces(audio: Any, target: int, min_seconds: float) -> Iterator[np.ndarray]:
@@ -148,11 +185,12 @@ class MusicEmotionPipeline(ChunkPipeline):
 
         Args:
             inputs: one input, or a list of inputs. An input is
-                - a path to anything that libsndfile opens: MP3, WAV, FLAC, Ogg Vorbis, Opus; any rate, any channels;
+                - a path to anything that libsndfile opens: MP3, WAV, FLAC, Ogg Vorbis, Opus; 1 to 768 kHz, up to 64
+                  channels, up to six hours;
                 - the bytes of such a file;
                 - a mono waveform (samples,), a numpy array or torch tensor of floats in [-1, 1], at
                   `feature_extractor.sampling_rate`;
-                - `{"raw": waveform, "sampling_rate": Hz}`, at any rate; "array" is another name for "raw".
+                - `{"raw": waveform, "sampling_rate": Hz}`, at 1 to 768 kHz; "array" is another name for "raw".
                 A generator or a dataset of inputs gives an iterator of results.
             curve (`bool`, default False): also predict over time.
             step (`float`, default 0.5): seconds from one window of the curve to the next.
@@ -166,8 +204,9 @@ class MusicEmotionPipeline(ChunkPipeline):
             value a window, time being the middle of the window in seconds.
 
         Raises:
-            ValueError: for an input that is missing, empty, not decodable, too short, not finite or of a wrong type or
-                shape, and for `step` or `batch_size` that are not positive; the message says which.
+            ValueError: for an input that is missing, empty, not decodable, too short, too long, not finite or of a
+                wrong type, shape or rate, and for `step` or `batch_size` that are not positive; the message says
+                which.
         """
         batch_size = kwargs.get("batch_size")
         if batch_size is not None and batch_size < 1:
@@ -202,7 +241,8 @@ class MusicEmotionPipeline(ChunkPipeline):
         if curve:
             frame_rate = extractor.sampling_rate / extractor.hop_length
             last = max(len(log_mel) - extractor.max_length, 0)
-            curve_starts = np.unique(np.round(np.arange(0, last + 0.5, step * frame_rate)).astype(int))
+            # Steps below a frame would only name the same windows again, millions of times.
+            curve_starts = np.unique(np.round(np.arange(0, last + 0.5, max(step * frame_rate, 1))).astype(int))
             middle = (min(extractor.max_length, len(log_mel)) - 1) / 2
             starts = np.concatenate([starts, curve_starts])
             times += ((curve_starts + middle) / frame_rate).tolist()
