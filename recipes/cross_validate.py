@@ -36,6 +36,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
+    from emotion_ft.faults import SAME_COMMAND, writing
     from emotion_ft.training import cross_validation, curves, experiment, report
     from emotion_ft.training.cards import write_model_card
     from emotion_ft.training.finetuning import finetune
@@ -51,49 +52,47 @@ def main() -> None:
     songs = experiment.load_all(config.data)
     splits, protocol = cross_validation.draw_folds(songs, config, folds)
     folder = Path(arguments.output or f"{training.output_dir}-cv")
-    cross_validation.settle(config, folder, protocol)
-    stored, bad_files = experiment.store_features(DatasetDict({"all": songs}), extractor, config.data)
-    songs = stored["all"]
+    with writing(folder, "output", SAME_COMMAND):
+        cross_validation.settle(config, folder, protocol)
+        stored, bad_files = experiment.store_features(DatasetDict({"all": songs}), extractor, config.data)
+        songs = stored["all"]
 
-    for fold in arguments.fold or range(folds):
-        if cross_validation.finished(folder, fold):
-            continue
-        parts = cross_validation.fold_songs(songs, splits[fold], protocol, fold)
-        ours = cross_validation.fold_config(config, folder, fold)
-        logging.getLogger("emotion_ft").info("fold %d of %d", fold, folds)
-        checkpoint = experiment.prepare_output_dir(ours.training)
-        experiment.make_deterministic(training)
-        if run := finetune(ours, extractor, parts, bad_files, checkpoint):
-            place = ours.training.output_dir
-            report.write_results(place, run.results)
-            write_model_card(place)
-            write_page(place)
-    if training.process_index:
-        return
-    if missing := [fold for fold in range(folds) if not cross_validation.finished(folder, fold)]:
-        print(f"\nfolds {', '.join(map(str, missing))} of {folds} are still to come, in {folder}")
-        return
+        for fold in arguments.fold or range(folds):
+            if cross_validation.finished(folder, fold):
+                continue
+            parts = cross_validation.fold_songs(songs, splits[fold], protocol, fold)
+            ours = cross_validation.fold_config(config, folder, fold)
+            logging.getLogger("emotion_ft").info("fold %d of %d", fold, folds)
+            checkpoint = experiment.prepare_output_dir(ours.training)
+            experiment.make_deterministic(training)
+            if run := finetune(ours, extractor, parts, bad_files, checkpoint):
+                place = ours.training.output_dir
+                report.write_results(place, run.results)
+                write_model_card(place)
+                write_page(place)
+        if training.process_index:
+            return
+        if missing := [fold for fold in range(folds) if not cross_validation.finished(folder, fold)]:
+            print(f"\nfolds {', '.join(map(str, missing))} of {folds} are still to come, in {folder}")
+            return
 
-    experiment.write_audit(folder, config.data)
-    scores, fold_scores, curve_scores, results = cross_validation.write_pooled(
-        folder, folds, songs, protocol, extractor
-    )
-    page = write_page(folder)
-    print(f"\n{results['protocol']}\n{results['test_songs']} out-of-fold songs; ", end="")
-    report.print_scores(scores, fold_scores)
-    if curve_scores is not None:
-        print(f"\nmean over folds, {curves.text_table(curve_scores)}")
-    if "interval_level" in results:
-        print(f"\n{report.interval_line(results)}")
-    print(f"\nFolds, numbers and plots: {folder}; all on one page: {page}")
+        experiment.write_audit(folder, config.data)
+        scores, fold_scores, curve_scores, results = cross_validation.write_pooled(
+            folder, folds, songs, protocol, extractor
+        )
+        page = write_page(folder)
+        print(f"\n{results['protocol']}\n{results['test_songs']} out-of-fold songs; ", end="")
+        report.print_scores(scores, fold_scores)
+        if curve_scores is not None:
+            print(f"\nmean over folds, {curves.text_table(curve_scores)}")
+        if "interval_level" in results:
+            print(f"\n{report.interval_line(results)}")
+        print(f"\nFolds, numbers and plots: {folder}; all on one page: {page}")
 
 
 if __name__ == "__main__":
-    from emotion_ft.errors import UsageError
+    from emotion_ft.faults import SAME_COMMAND
+    from emotion_ft.training.signals import leaving
 
-    try:
+    with leaving("cross_validate", SAME_COMMAND, SAME_COMMAND):
         main()
-    except UsageError as error:
-        sys.exit(f"cross_validate: {error}")
-    except KeyboardInterrupt:
-        sys.exit("cross_validate: interrupted; the same command goes on")

@@ -17,6 +17,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
+    from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
     from emotion_ft.training import curves, experiment, report
     from emotion_ft.training.cards import write_model_card
@@ -31,42 +32,37 @@ def main() -> None:
     logging.captureWarnings(True)
     disable_progress_bar()  # of single files written and read; training keeps its own
     push = plan_push(training, training.output_dir)
-    checkpoint = experiment.prepare_output_dir(training)
-    experiment.make_deterministic(training)
+    with writing(training.output_dir, "output_dir"):
+        checkpoint = experiment.prepare_output_dir(training)
+        experiment.make_deterministic(training)
 
-    extractor = experiment.build_extractor(config)
-    songs = experiment.load_collection(config.data, training.seed)
-    songs, bad_files = experiment.store_features(songs, extractor, config.data)
-    experiment.write_audit(training.output_dir, config.data)
-    finished = finetune(config, extractor, songs, bad_files, checkpoint)
-    if finished is None:
-        return
+        extractor = experiment.build_extractor(config)
+        songs = experiment.load_collection(config.data, training.seed)
+        songs, bad_files = experiment.store_features(songs, extractor, config.data)
+        experiment.write_audit(training.output_dir, config.data)
+        finished = finetune(config, extractor, songs, bad_files, checkpoint)
+        if finished is None:
+            return
 
-    results, folder = finished.results, training.output_dir
-    add_pipeline(folder)
-    report.write_results(folder, results)
-    write_model_card(folder, training.hub_model_id if push else None)
-    page = write_page(folder)
-    made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
-    print(f"\n{results['protocol']}{made}\n{results['test_songs']} held-out songs, ", end="")
-    report.print_scores(finished.scores)
-    if finished.curve_scores is not None:
-        print(f"\n{curves.text_table(finished.curve_scores)}")
-    if "interval_level" in results:
-        print(f"\n{report.interval_line(results)}")
-    print(f"\nModel, numbers and plots: {folder}; all on one page: {page}")
-    if push:
-        print(f"Pushed to {push()}")
+        results, folder = finished.results, training.output_dir
+        add_pipeline(folder)
+        report.write_results(folder, results)
+        write_model_card(folder, training.hub_model_id if push else None)
+        page = write_page(folder)
+        made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
+        print(f"\n{results['protocol']}{made}\n{results['test_songs']} held-out songs, ", end="")
+        report.print_scores(finished.scores)
+        if finished.curve_scores is not None:
+            print(f"\n{curves.text_table(finished.curve_scores)}")
+        if "interval_level" in results:
+            print(f"\n{report.interval_line(results)}")
+        print(f"\nModel, numbers and plots: {folder}; all on one page: {page}")
+        if push:
+            print(f"Pushed to {push()}")
 
 
 if __name__ == "__main__":
-    from emotion_ft.errors import UsageError
+    from emotion_ft.training.signals import leaving
 
-    try:
+    with leaving("finetune"):
         main()
-    except UsageError as error:
-        sys.exit(f"finetune: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "finetune: interrupted; go on with --resume_from_checkpoint, or as before if there is no checkpoint yet"
-        )

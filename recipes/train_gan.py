@@ -20,6 +20,7 @@ def main() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.config_parser import parse_config
+    from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
     from emotion_ft.training import experiment, gan, gan_report, report
     from emotion_ft.training.cards import write_gan_card
@@ -43,62 +44,57 @@ def main() -> None:
     songs, model = load_train_songs(config, run, extractor)
     learnt, reference = split_reference(songs, config.gan.reference_fraction, training.seed)
     gan.check_batch(config, learnt)
-    checkpoint = experiment.prepare_output_dir(training, str(folder), gan.GAN_STATE_NAME)
-    if checkpoint:
-        refuse_changes(config, run, checkpoint)
-    elif main_process:
-        config.save(folder)
-        extractor.save_pretrained(folder)
-        shutil.copytree(run / experiment.SPLITS_NAME, folder / experiment.SPLITS_NAME, dirs_exist_ok=True)
-    regressor = prepare_regressor(config, learnt, extractor, resumed=checkpoint is not None)
-    windows = config.gan.reference_windows
-    meter = QualityMeter(model, extractor, learnt, reference, windows, training.seed) if main_process else None
-    trainer = gan.MelGanTrainer(config, extractor, learnt, regressor, meter)
-    if checkpoint:
-        trainer.resume(checkpoint)
-    first = trainer.step
-    best = trainer.train()
-    if not main_process:
-        return
+    with writing(folder, "gan_output_dir"):
+        checkpoint = experiment.prepare_output_dir(training, str(folder), gan.GAN_STATE_NAME)
+        if checkpoint:
+            refuse_changes(config, run, checkpoint)
+        elif main_process:
+            config.save(folder)
+            extractor.save_pretrained(folder)
+            shutil.copytree(run / experiment.SPLITS_NAME, folder / experiment.SPLITS_NAME, dirs_exist_ok=True)
+        regressor = prepare_regressor(config, learnt, extractor, resumed=checkpoint is not None)
+        windows = config.gan.reference_windows
+        meter = QualityMeter(model, extractor, learnt, reference, windows, training.seed) if main_process else None
+        trainer = gan.MelGanTrainer(config, extractor, learnt, regressor, meter)
+        if checkpoint:
+            trainer.resume(checkpoint)
+        first = trainer.step
+        best = trainer.train()
+        if not main_process:
+            return
 
-    results = {
-        "protocol": f"{songs.info.description}; the GAN learns from {len(learnt)} of them and is measured on the "
-        f"other {len(reference)}, {windows} windows each, seed {training.seed}",
-        **best,
-        **report.environment(trainer.accelerator.device),
-        "alarms": {row["step"]: trainer.alarms(row) for row in trainer.history if trainer.alarms(row)},
-        **{f"real_{name}": value for name, value in meter.real.items()},
-        **fidelity(*hear(regressor, reference, extractor, windows), "_regressor_on_real"),
-        "steps_per_second": (trainer.step - first) / trainer.seconds if trainer.seconds else None,
-        "peak_gpu_bytes": trainer.peak_gpu_bytes,
-        "windows_per_second": measure_speed(trainer.average.module),
-    }
-    rows = {
-        "real": meter.real,
-        "untrained": trainer.history[0],
-        f"step {best['step']}, kept": best,
-        f"step {trainer.step}, last": trainer.history[-1],
-    }
-    table = gan_report.quality_table(rows)
-    gan_report.write_quality(folder, table)
-    report.write_results(folder, results)
-    write_gan_card(folder, training.hub_model_id if push else None)
-    text = table.to_string(float_format="{:.3f}".format, na_rep="")
-    print(f"\n{results['protocol']}\n\n{text}")
-    print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")
-    print(f"\nGenerator, numbers and samples: {folder}")
-    if push:
-        print(f"Pushed to {push()}")
+        results = {
+            "protocol": f"{songs.info.description}; the GAN learns from {len(learnt)} of them and is measured on the "
+            f"other {len(reference)}, {windows} windows each, seed {training.seed}",
+            **best,
+            **report.environment(trainer.accelerator.device),
+            "alarms": {row["step"]: trainer.alarms(row) for row in trainer.history if trainer.alarms(row)},
+            **{f"real_{name}": value for name, value in meter.real.items()},
+            **fidelity(*hear(regressor, reference, extractor, windows), "_regressor_on_real"),
+            "steps_per_second": (trainer.step - first) / trainer.seconds if trainer.seconds else None,
+            "peak_gpu_bytes": trainer.peak_gpu_bytes,
+            "windows_per_second": measure_speed(trainer.average.module),
+        }
+        rows = {
+            "real": meter.real,
+            "untrained": trainer.history[0],
+            f"step {best['step']}, kept": best,
+            f"step {trainer.step}, last": trainer.history[-1],
+        }
+        table = gan_report.quality_table(rows)
+        gan_report.write_quality(folder, table)
+        report.write_results(folder, results)
+        write_gan_card(folder, training.hub_model_id if push else None)
+        text = table.to_string(float_format="{:.3f}".format, na_rep="")
+        print(f"\n{results['protocol']}\n\n{text}")
+        print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")
+        print(f"\nGenerator, numbers and samples: {folder}")
+        if push:
+            print(f"Pushed to {push()}")
 
 
 if __name__ == "__main__":
-    from emotion_ft.errors import UsageError
+    from emotion_ft.training.signals import leaving
 
-    try:
+    with leaving("train_gan"):
         main()
-    except UsageError as error:
-        sys.exit(f"train_gan: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "train_gan: interrupted; go on with --resume_from_checkpoint, or as before if there is no checkpoint yet"
-        )

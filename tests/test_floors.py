@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "emotion_ft").rglob("*.py"))
 FORBIDDEN = {
     "config": ("data", "modeling", "training", "hub", "inference"),
+    "faults": ("config", "scale", "data", "modeling", "training", "hub", "inference"),
     "errors": ("config", "scale", "data", "modeling", "training", "hub", "inference"),
     "scale": ("config", "data", "modeling", "training", "hub", "inference"),
     "data": ("modeling", "training", "hub", "inference"),

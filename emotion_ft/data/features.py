@@ -3,19 +3,27 @@
 import hashlib
 import json
 import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
 from ..errors import UsageError
+from ..faults import SAME_COMMAND, WorkerKilled, writing
 from .audio import AudioError, read_pieces
 from .prepared import is_prepared, read_prepared, shard_identity
 
@@ -64,8 +72,8 @@ class LogMel:
             pieces = read_pieces(row["path"], self.extractor.sampling_rate, self.min_seconds)
             # Piece by piece to float16, so that an hour of music never stands here as float32.
             log_mel = np.concatenate([part.astype(np.float16) for part in self.extractor.iter_log_mel(pieces)])
-        except AudioError as error:
-            return {"log_mel": b"", "frames": 0, "error": str(error)}
+        except (AudioError, OSError) as error:  # gone between the listing and here, or a disk that fails
+            return {"log_mel": b"", "frames": 0, "error": getattr(error, "strerror", None) or str(error)}
         return {"log_mel": log_mel.tobytes(), "frames": len(log_mel), "error": ""}
 
     def _checked(self, row: dict) -> dict:
@@ -101,10 +109,25 @@ def _cache_file(cache_dir: Path, rows: list[dict], log_mel: LogMel) -> Path:
 def _store_part(rows: list[dict], log_mel: LogMel, cache_file: Path) -> int:
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
-    Dataset.from_list(rows).map(
-        log_mel, remove_columns=["path"], features=STORED, cache_file_name=str(cache_file), writer_batch_size=16
-    )
+    # Written aside: under its own name, a part is whole. On a full disk, nothing is left that would keep it full.
+    with tempfile.TemporaryDirectory(prefix="part-", dir=cache_file.parent) as folder:
+        part = Path(folder, cache_file.name)
+        Dataset.from_list(rows).map(
+            log_mel, remove_columns=["path"], features=STORED, cache_file_name=str(part), writer_batch_size=16
+        )
+        part.replace(cache_file)
     return len(rows)
+
+
+def _open_part(rows: list[dict], cache_file: Path) -> Dataset | None:
+    """A stored part, memory-mapped; None where there is none, or it is not whole, as after a power cut."""
+    try:
+        stored = Dataset.from_file(str(cache_file))
+    except (OSError, pa.ArrowException) as error:
+        if not isinstance(error, FileNotFoundError):
+            logger.warning("%s is passed over, and stored again: it is cut short", cache_file)
+        return None
+    return stored if stored["song_id"][:] == [row["song_id"] for row in rows] else None
 
 
 def store_log_mels(
@@ -132,9 +155,10 @@ def store_log_mels(
 
     Raises:
         TooManyBadFiles: naming the first bad files and their reasons.
+        DiskError: when `cache_dir` cannot be written to.
+        WorkerKilled: when one of `num_proc` processes was. Parts that are stored by then are used again.
     """
-    cache_dir = Path(cache_dir or datasets.config.HF_DATASETS_CACHE / "emotion_ft").expanduser()
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    cache_dir = Path(os.path.expanduser(cache_dir or datasets.config.HF_DATASETS_CACHE / "emotion_ft"))
     log_mel = LogMel(extractor, min_seconds)
 
     # As one in-memory table in the order of the ids, whatever the split; stored log-mels will stand beside its rows.
@@ -145,13 +169,15 @@ def store_log_mels(
     ]
     parts = [list(part) for _, part in groupby(rows, key=lambda row: row["song_id"] // PART_SIZE)]
     files = [_cache_file(cache_dir, part, log_mel) for part in parts]
-    _store_missing(parts, files, log_mel, num_proc)
+    with writing(cache_dir, "cache_dir", SAME_COMMAND):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        _store_missing(parts, files, log_mel, num_proc)
 
     stored = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
     bad = [
         BadFile(row["song_id"], row["path"], error) for row, error in zip(rows, stored["error"], strict=True) if error
     ]
-    _report(bad, len(rows), max_bad_fraction)
+    report_bad_files(bad, len(rows), max_bad_fraction)
 
     joined = concatenate_datasets([table, stored.remove_columns(["song_id", "error"])], axis=1)
     unusable = {file.song_id for file in bad}
@@ -164,7 +190,7 @@ def store_log_mels(
 
 
 def _store_missing(parts: list[list[dict]], files: list[Path], log_mel: LogMel, num_proc: int) -> None:
-    todo = [(part, log_mel, file) for part, file in zip(parts, files, strict=True) if not file.is_file()]
+    todo = [(part, log_mel, file) for part, file in zip(parts, files, strict=True) if _open_part(part, file) is None]
     if not todo:
         return
     bar = tqdm(total=sum(map(len, parts)), desc="Storing log-mels", unit="song")
@@ -179,13 +205,33 @@ def _store_missing(parts: list[list[dict]], files: list[Path], log_mel: LogMel, 
             if not bars:
                 datasets.enable_progress_bars()
     else:
-        with ProcessPoolExecutor(num_proc) as pool:
-            for done in as_completed([pool.submit(_store_part, *job) for job in todo]):
-                bar.update(done.result())
+        with ProcessPoolExecutor(num_proc, initializer=follow_parent) as pool:
+            try:
+                for done in as_completed([pool.submit(_store_part, *job) for job in todo]):
+                    bar.update(done.result())
+            except BrokenProcessPool as error:
+                raise WorkerKilled(
+                    "a process that stores log-mels was killed. When it was for want of memory, lower num_proc "
+                    f"({num_proc}); {SAME_COMMAND}."
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)  # of what has not been begun
     bar.close()
 
 
-def _report(bad: list[BadFile], total: int, max_bad_fraction: float) -> None:
+def follow_parent() -> None:
+    """For a worker: leave on SIGTERM, and when the process that started it is killed, which would leave it waiting."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def report_bad_files(bad: list[BadFile], total: int, max_bad_fraction: float) -> None:
     if not bad:
         return
     listed = "; ".join(f"{Path(file.path).name}: {file.reason}" for file in bad[:5])

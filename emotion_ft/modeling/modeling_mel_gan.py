@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from torch.nn import functional as F
@@ -204,13 +205,39 @@ class MelGenerator(_MelGanModel):
         return made[0][0] if emotion.dim() == 1 else torch.cat(made)
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient, as every process's loss depends on it."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return SumOverProcesses.apply(gradient)
+
+
+def batch_variance(values: torch.Tensor, everywhere: bool) -> torch.Tensor:
+    """(batch, ...) -> (...): the variance over the batch.
+
+    Args:
+        everywhere: over the batches of all processes, of one size each; every process must call it then.
+    """
+    if not (everywhere and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values.var(0, correction=0)
+    mean = SumOverProcesses.apply(values.mean(0)) / dist.get_world_size()
+    return SumOverProcesses.apply((values - mean).square().mean(0)) / dist.get_world_size()
+
+
 class MelEncoder(nn.Module):
     """(batch, 1, frames, mels) -> (batch, width): strided convolutions, then the mean over time of every band.
 
     Args:
         wrap: applied to every layer with weights.
         deviation: append the deviation over the batch as one more feature map (Karras et al. 2018), so that a
-            discriminator sees when all windows are alike.
+            discriminator sees when all windows are alike; in training, over the batch of all processes together.
     """
 
     def __init__(self, config: MelGanConfig, wrap: Callable[[nn.Module], nn.Module], deviation: bool):
@@ -234,7 +261,8 @@ class MelEncoder(nn.Module):
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.2).contiguous(memory_format=torch.channels_last)
         if self.deviation:
-            spread = hidden.float().var(0, correction=0).add(1e-8).sqrt().mean()  # 1e-8 is zero in half precision
+            variance = batch_variance(hidden.float(), everywhere=self.training)
+            spread = variance.add(1e-8).sqrt().mean()  # 1e-8 is zero in half precision
             hidden = torch.cat([hidden, spread.to(hidden.dtype).expand_as(hidden[:, :1])], dim=1)
         hidden = F.leaky_relu(self.last(hidden), 0.2).mean(2)  # (batch, width, bands)
         return F.leaky_relu(self.join(hidden.flatten(1)), 0.2)

@@ -3,8 +3,10 @@
 import logging
 
 from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.augment import TrainingTransform
+from . import signals
 
 logger = logging.getLogger(__name__)
 
@@ -97,3 +99,23 @@ class EarlyStopping(TrainerCallback):
     def on_evaluate(self, args, state, control, **kwargs):
         if self.exhausted(state.log_history):
             control.should_training_stop = True
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM, save a checkpoint after the step and leave.
+
+    After the last step of an epoch it waits for the epoch's evaluation, which a resumed run would not do again.
+
+    Raises:
+        Terminated: when the checkpoint is saved.
+    """
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= signals.stopping() and not float(state.epoch).is_integer()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_save |= signals.stopping()
+
+    def on_save(self, args, state, control, **kwargs):
+        if signals.stopping():
+            raise signals.Terminated(state.global_step, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")

@@ -1,6 +1,8 @@
 """From a configuration to the things a run is made of: its folder, its songs, its model."""
 
 import logging
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
-from . import audit_report, report
+from . import audit_report, damage, report
 from .scores import songs_table
 
 logger = logging.getLogger(__name__)
@@ -41,14 +43,27 @@ class OutputDirError(UsageError):
 
 
 def checkpoints(folder: str | Path, state_name: str = TRAINER_STATE_NAME) -> list[Path]:
-    """The whole checkpoints of a run, oldest first; `state_name` is the file that is written last."""
-    whole = [state.parent for state in Path(folder).glob(f"checkpoint-*/{state_name}") if state.parent.suffix == ""]
+    """The whole checkpoints of a run, oldest first; see `damage.of_checkpoint`."""
+    whole = [path for path in checkpoint_folders(folder) if damage.of_checkpoint(path, state_name) is None]
     return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+
+
+def checkpoint_folders(folder: str | Path) -> list[Path]:
+    """Where the checkpoints of a run lie, whole or not."""
+    return [path for path in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
 
 
 def last_checkpoint(folder: str | Path, state_name: str = TRAINER_STATE_NAME) -> Path | None:
     """The last whole checkpoint of a run."""
     return next(reversed(checkpoints(folder, state_name)), None)
+
+
+def pass_over_damaged(folder: str | Path, state_name: str = TRAINER_STATE_NAME) -> None:
+    """Remove what a kill or a power cut left of checkpoints: Trainer would count it among those that it keeps."""
+    for path in checkpoint_folders(folder):
+        if reason := damage.of_checkpoint(path, state_name):
+            logger.warning("%s is passed over, and removed: %s", path, reason)
+            shutil.rmtree(path)
 
 
 def prepare_output_dir(
@@ -63,17 +78,20 @@ def prepare_output_dir(
 
     Raises:
         OutputDirError: when the folder already holds a run and neither `overwrite_output_dir` nor
-            `resume_from_checkpoint` is set, or when there is nothing to resume from.
+            `resume_from_checkpoint` is set, or when there is nothing whole to resume from.
     """
-    folder = Path(output_dir or training.output_dir).expanduser()
+    folder = Path(os.path.expanduser(output_dir or training.output_dir))
     last = last_checkpoint(folder, state_name)
     if training.resume_from_checkpoint:
         checkpoint = last if training.resume_from_checkpoint == "last" else training.resume_from_checkpoint
-        if checkpoint is None or not (Path(checkpoint) / state_name).is_file():
-            raise OutputDirError(
-                f"no checkpoint to resume from: looked for '{checkpoint or folder / 'checkpoint-*'}', with its "
-                f"{state_name}."
-            )
+        reason = checkpoint and damage.of_checkpoint(checkpoint, state_name)
+        if checkpoint is None or reason:
+            looked = f"looked for '{checkpoint or folder / 'checkpoint-*'}', with its {state_name}"
+            raise OutputDirError(f"no checkpoint to resume from: {looked}{f': {reason}' if reason else ''}.")
+        PartialState().wait_for_everyone()  # all have looked
+        with PartialState().main_process_first():
+            if PartialState().is_main_process:
+                pass_over_damaged(folder, state_name)
         return str(checkpoint)
     finished = (folder / RESULTS_NAME).is_file()
     if (finished or last) and not training.overwrite_output_dir:
@@ -88,6 +106,12 @@ def prepare_output_dir(
             folder.mkdir(parents=True, exist_ok=True)
             if finished or last:
                 clear(folder)
+            pass_over_damaged(folder, state_name)
+    if not folder.is_dir():
+        raise OutputDirError(
+            f"process {PartialState().process_index} sees no '{folder}': machines that train together need an output "
+            "folder that they share."
+        )
     return None
 
 
@@ -179,8 +203,8 @@ def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
 def store_features(
     songs: DatasetDict, extractor: ASTEmotionFeatureExtractor, data: DataConfig
 ) -> tuple[DatasetDict, list[BadFile]]:
-    """`store_log_mels` with the data section's settings; one process computes, the others read."""
-    with PartialState().main_process_first():
+    """`store_log_mels` with the data section's settings; one process of a machine computes, the others read."""
+    with PartialState().local_main_process_first():
         songs, bad = store_log_mels(
             songs, extractor, data.cache_dir, data.num_proc, data.min_seconds, data.max_bad_fraction
         )

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor, get_scheduler
 
+from .. import faults
 from ..config import Config
 from ..data.augment import TrainingTransform, with_transform
 from ..data.songs import labels_of
@@ -32,7 +33,7 @@ from ..data.synthetic import draw_emotions
 from ..errors import UsageError
 from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
 from ..scale import to_unit
-from . import gan_report, losses, report
+from . import gan_report, losses, report, signals
 from .experiment import checkpoints, last_checkpoint
 from .gan_inputs import GAN_STATE_NAME
 from .quality import Quality, QualityMeter, shortfall, song_windows
@@ -162,12 +163,17 @@ class MelGanTrainer:
     # One step
 
     def draw(self, micro: int, player: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and emotions of a batch of fakes, keyed by step, micro-batch, process and who learns from them."""
-        key = [self.training.seed, self.step, micro, self.accelerator.process_index, player]
-        rng = np.random.default_rng(key)
-        size = (self.gan.gan_batch_size, self.gan.latent_size)
-        latent = torch.from_numpy(rng.standard_normal(size, dtype=np.float32))
-        emotion = torch.from_numpy(draw_emotions(self.labels, rng, self.gan.gan_batch_size))
+        """Latents and emotions of this process's rows of a batch of fakes.
+
+        Drawn for the batch of all processes together, keyed by step, micro-batch and who learns from them: two
+        processes learn from the fakes that one would learn from with twice the batch.
+        """
+        size, processes = self.gan.gan_batch_size, self.accelerator.num_processes
+        rng = np.random.default_rng([self.training.seed, self.step, micro, 0, player])
+        latent = rng.standard_normal((size * processes, self.gan.latent_size), dtype=np.float32)
+        emotion = draw_emotions(self.labels, rng, size * processes)
+        rows = slice(size * self.accelerator.process_index, size * (self.accelerator.process_index + 1))
+        latent, emotion = torch.from_numpy(latent[rows]), torch.from_numpy(emotion[rows])
         return latent.to(self.accelerator.device), emotion.to(self.accelerator.device)
 
     def discriminator_loss(
@@ -250,6 +256,8 @@ class MelGanTrainer:
 
         Raises:
             GanError: when a loss is not finite; the message names the last checkpoint.
+            OutOfMemory: naming the flag to lower.
+            Terminated: when SIGTERM has come; the step is finished and saved.
         """
         self.accelerator.init_trackers("gan")
         if torch.cuda.is_available():
@@ -259,18 +267,33 @@ class MelGanTrainer:
         hidden = self.training.disable_tqdm or not self.accelerator.is_main_process
         bar = tqdm(total=self.gan.gan_steps, initial=self.step, desc="GAN", unit="step", disable=hidden)
         batches = self.batches()
-        while self.step < self.gan.gan_steps:
-            begin = time.perf_counter()
-            values = self.learn(list(islice(batches, self.training.gradient_accumulation_steps)))
-            self.step += 1
-            self._log(values, bar)  # waits for the device
-            self.seconds += time.perf_counter() - begin
-            if self.step % self.gan.measure_steps == 0 or self.step == self.gan.gan_steps:
-                self._measure()
-                self.save()
+        with signals.deferred(), faults.loading():
+            while self.step < self.gan.gan_steps:
+                begin = time.perf_counter()
+                with faults.memory(self._advice):
+                    values = self.learn(list(islice(batches, self.training.gradient_accumulation_steps)))
+                self.step += 1
+                self._log(values, bar)  # waits for the device
+                self.seconds += time.perf_counter() - begin
+                stopping = signals.stopping()
+                due = self.step % self.gan.measure_steps == 0 or self.step == self.gan.gan_steps
+                if due:
+                    self._measure()
+                if due or stopping:
+                    saved = self.save()
+                if stopping:
+                    raise signals.Terminated(self.step, saved)
         bar.close()
         self.accelerator.end_training()
         return self.best
+
+    @property
+    def _advice(self) -> str:
+        accumulated = self.training.gradient_accumulation_steps
+        return (
+            f"lower gan_batch_size ({self.gan.gan_batch_size}) and raise gradient_accumulation_steps ({accumulated}) "
+            "by as much, in a training anew."
+        )
 
     def _log(self, values: dict[str, torch.Tensor], bar: tqdm) -> None:
         stacked = self.accelerator.reduce(torch.stack(list(values.values())), "mean")

@@ -101,7 +101,7 @@ def prepare_regressor(
                 extractor,
                 config.spec_augment,
                 gan.regressor_steps,
-                gan.gan_batch_size,
+                gan.gan_batch_size * PartialState().num_processes,  # as one process with their whole batch
                 config.training.seed,
             ).save_pretrained(folder)
         regressor = MelRegressor.from_pretrained(folder, dtype=torch.float32)

@@ -2,26 +2,32 @@
 
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from huggingface_hub import CommitInfo, HfApi
 from torch import nn
 from transformers import ProgressCallback, Trainer, default_data_collator
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
+from .. import faults
 from ..config import TrainingConfig
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
-from . import cards, report
-from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, UnfreezeCallback
-from .experiment import RESULTS_NAME
+from . import cards, report, signals
+from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
+from .experiment import RESULTS_NAME, last_checkpoint
 from .metrics import compute_metrics
 from .repository import SHARED, add_pipeline
 
 logger = logging.getLogger(__name__)
+
+
+class TrainingError(UsageError):
+    """A training that cannot go on."""
 
 
 def parameter_groups(
@@ -62,9 +68,10 @@ class EmotionTrainer(Trainer):
 
     One override a concern: `create_optimizer` gives backbone and head their own learning rates,
     `_load_from_checkpoint` and `_load_best_model` restore the encoder, `log` shows both rates, `create_model_card`
-    writes our card and `push_to_hub` sends only what belongs into a repository. Freezing, epochs of the training
-    transform, early stopping and metrics on the 1-9 scale come along. Checkpoints are not pushed to the Hub, whatever
-    `hub_strategy` says.
+    writes our card and `push_to_hub` sends only what belongs into a repository; `_maybe_log_save_evaluate` stops where
+    something is not finite, `_run_epoch` and `evaluation_loop` say which flag to lower when memory runs out. Freezing,
+    epochs of the training transform, early stopping, leaving on SIGTERM and metrics on the 1-9 scale come along.
+    Checkpoints are not pushed to the Hub, whatever `hub_strategy` says.
 
     Args:
         model: an `ASTForEmotionRegression`, or a model with `backbone`, `freeze_backbone` and `unfreeze_backbone`.
@@ -77,7 +84,8 @@ class EmotionTrainer(Trainer):
             raise TypeError(f"args must be an emotion_ft.TrainingConfig, got {type(args).__name__}.")
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-        ours = [UnfreezeCallback(args.unfreeze_at)]
+        args.logging_nan_inf_filter = False  # it would hide losses that are not finite
+        ours = [UnfreezeCallback(args.unfreeze_at), StopOnSignal()]
         if args.early_stopping_patience and args.eval_strategy != "no":
             metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
             ours.append(EarlyStopping(args.early_stopping_patience, metric, args.greater_is_better))
@@ -105,10 +113,41 @@ class EmotionTrainer(Trainer):
             self.optimizer = cls(groups, **settings)
         return self.optimizer
 
+    def train(self, *args, **kwargs) -> TrainOutput:
+        with signals.deferred():  # to `StopOnSignal`
+            return super().train(*args, **kwargs)
+
     def _run_epoch(self, *args, **kwargs) -> None:
         # A run that was killed after early stopping had ended it would otherwise train on until the next evaluation.
-        if not self.control.should_training_stop:
+        if self.control.should_training_stop:
+            return
+        size, accumulated = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
+        advice = (
+            f"lower per_device_train_batch_size ({size}) and raise gradient_accumulation_steps ({accumulated}) by as "
+            f"much; {faults.RESUME_OR_ANEW}."
+        )
+        # Trainer's own search for a batch size needs the original error.
+        room = nullcontext() if self.args.auto_find_batch_size else faults.memory(advice)
+        with faults.loading(), room:
             super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, *args, **kwargs) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self._refuse_not_finite(tr_loss)
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+
+    def _refuse_not_finite(self, loss: torch.Tensor) -> None:
+        """Raise a `TrainingError` when a loss since the last log, or a weight, is not finite."""
+        norm = nn.utils.get_total_norm([weight.detach() for weight in self.model.parameters()])
+        norm = norm.full_tensor() if self.is_fsdp_enabled and hasattr(norm, "full_tensor") else norm
+        if not self.accelerator.gather(loss.detach() + norm).isfinite().all():
+            last = last_checkpoint(self.args.output_dir)
+            kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+            raise TrainingError(
+                f"step {self.state.global_step}: a loss since the last log, or a weight, is not finite; {kept}. Going "
+                "on from it would end here again: train anew with a lower backbone_learning_rate and "
+                "head_learning_rate, or with precision fp32."
+            )
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if logs.pop("learning_rate", None) is not None:
@@ -132,8 +171,13 @@ class EmotionTrainer(Trainer):
         # A data loader draws a seed from the global generator. Put back, evaluations leave no trace in the training,
         # and a run killed between a checkpoint and the evaluation after it resumes to the same weights.
         state = torch.get_rng_state()
+        size = self.args.per_device_eval_batch_size
         try:
-            return super().evaluation_loop(*args, **kwargs)
+            with (
+                faults.loading(),
+                faults.memory(f"lower per_device_eval_batch_size ({size}); {faults.RESUME_OR_ANEW}."),
+            ):
+                return super().evaluation_loop(*args, **kwargs)
         finally:
             torch.set_rng_state(state)
 
@@ -156,6 +200,18 @@ class EmotionTrainer(Trainer):
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         source = type(model).from_pretrained(folder, dtype=torch.float32)
         model.load_state_dict(source.state_dict(), strict=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        # What is written last is what makes a checkpoint whole, so an older one must not stand there first.
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Of every process, before the first one writes the state that makes the checkpoint whole.
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
