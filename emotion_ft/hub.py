@@ -123,7 +123,7 @@ def push_prepared(
     """Upload a prepared collection as a data set, with its card, as `push` does a run.
 
     Args:
-        folder: as `prepared.write_prepared` leaves it.
+        folder: as `shards.finish_prepared` leaves it.
         repo_id, private, revision, token, message: as `push`'s.
 
     Returns:

@@ -2,8 +2,10 @@
 
     python recipes/benchmark.py [--only features,loader] [--repeats 5] [--output benchmark.json]
 
-Sections: decode, features, store, loader (one core), step, peer (training, all cores), startup, memory. Songs are
-rendered on the spot. Run it on an idle machine: where others compute too, only the ratios on one core hold.
+Sections: decode, features, store, prepare, loader (CPU time of one core); processes, step, training, head, gan,
+inference (wall time, all cores or the accelerator), startup, memory. --gpu adds accelerator: model FLOPs utilisation,
+precisions, kernels, torch.compile. Songs are rendered on the spot. Run it on an idle machine: where others compute
+too, only the ratios on one core hold.
 """
 
 import argparse
@@ -15,19 +17,24 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SECTIONS = ("decode", "features", "store", "loader", "step", "peer", "startup", "memory")
-LIBRARIES = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "soundfile", "soxr", "librosa", "numpy")
+SECTIONS = ("decode", "features", "processes", "store", "prepare", "loader", "step", "training", "head", "gan")
+SECTIONS += ("inference", "startup", "memory", "accelerator")
+LIBRARIES = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "onnxruntime")
+LIBRARIES += ("soundfile", "soxr", "librosa", "numpy")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas (default: all)")
+    parser.add_argument("--only", help="sections, separated by commas (default: all but accelerator)")
+    parser.add_argument("--gpu", action="store_true", help="accelerator, too")
     parser.add_argument("--repeats", type=int, default=5, help="of every comparison; of steps at most 3 (default: 5)")
     parser.add_argument("--songs", type=int, default=64, help="songs stored for reading (default: 64)")
     parser.add_argument("--seconds", type=float, default=45.0, help="length of a song (default: 45)")
     parser.add_argument("--output", help="also write all runs to this JSON file")
     arguments = parser.parse_args()
-    arguments.only = arguments.only.split(",")
+    arguments.only = arguments.only.split(",") if arguments.only else list(SECTIONS[:-1])
+    if arguments.gpu and "accelerator" not in arguments.only:
+        arguments.only.append("accelerator")
     if unknown := set(arguments.only) - set(SECTIONS):
         parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     if arguments.repeats < 1 or arguments.songs < 1 or arguments.seconds < 10:
@@ -104,9 +111,9 @@ def main() -> None:
     about = environment()
     about["protocol"] = (
         f"medians over {arguments.repeats} repeats ({min(arguments.repeats, 3)} of training steps), ours and peer in "
-        "turns after a warm-up each; decode, features, store and loader: CPU time with one torch thread, files in the "
-        f"page cache; step, peer: wall time, {torch.get_num_threads()} threads; startup: wall time; memory: "
-        "peak of a fresh process, memory-mapped files excluded"
+        "turns after a warm-up each; decode, features, store, prepare, loader: CPU time with one torch thread, files "
+        f"in the page cache; the others: wall time, {torch.get_num_threads()} threads; memory: peak of a fresh "
+        "process, memory-mapped files excluded"
     )
     figures, cpu_before, began = [], cpu_seconds(), time.perf_counter()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 
@@ -22,9 +23,9 @@ def test_json_holds_every_run_with_its_unit_and_ratio(report):
     _, written = report
     assert {"hardware", "software", "protocol"} <= written.keys()
     figures = written["figures"]
-    assert [figure["section"] for figure in figures] == ["loader"] * 2 + ["features"] * 2 + ["store"] * 2
+    assert [figure["section"] for figure in figures] == ["loader"] * 4 + ["features"] * 2 + ["store"] * 2
     for figure in figures:
-        assert figure["unit"] in ("windows/s", "ms", "KiB")
+        assert figure["unit"] in ("windows/s", "ms", "KiB", "x")
         assert len(figure["runs"]) == 1
         numbers = [figure["value"], *figure["runs"], *figure["peer_runs"]]
         numbers += [figure["ratio"]] if figure["peer"] else []
@@ -51,7 +52,113 @@ def test_table_shows_the_figures_beside_targets_and_peers(report):
         if figure["peer"]:
             assert re.fullmatch(r"[\d.,]+ x", row[4])
         assert row[6] == {None: "", True: "met", False: "not met"}[figure["met"]]
-    assert [row[5] for row in rows[:2]] == ["≥ 2,000", "≥ 1,000"]
+    assert [row[5] for row in rows[1:4]] == ["≥ 50", "≥ 2,000", "≥ 1,000"]
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_config, tiny_extractor, tmp_path_factory):
+    """Three songs of 10 s and a tiny model."""
+    from emotion_ft.benchmark import Workbench
+
+    folder, size = tmp_path_factory.mktemp("bench"), {"songs": 3, "seconds": 10.0, "repeats": 1}
+    return Workbench(folder, **size, predict=None, extractor=tiny_extractor, config=tiny_config())
+
+
+def test_inference_compares_the_pipeline_and_int8_with_a_plain_loop(bench):
+    from emotion_ft.benchmark import SECTIONS
+    from emotion_ft.config import hardware_precision
+
+    figures = {figure.name: figure for figure in SECTIONS["inference"](bench)}
+    expected = {"10 s MP3 to log-mel in the pipeline": "ms", "pipeline in fp32, 10 s MP3": "s"}
+    halved = {"onnx-int8": 0.5, **({"pipeline in bf16": 0.65} if hardware_precision() == "bf16" else {})}
+    for name in halved:
+        expected |= {f"{name}, 10 s MP3": "s", f"share of the loop, {name}": ""}
+        expected |= {f"{dimension}, largest difference, {name}": "of 1-9" for dimension in ("valence", "arousal")}
+    many = "3 songs in one call, 4 layers x 192"
+    expected |= {f"{many}, a song": "ms", f"share of one song a call, {many}": ""}
+    assert {name: figure.unit for name, figure in figures.items()} == expected
+    assert {figure.section for figure in figures.values()} == {"inference"}
+    for figure in figures.values():
+        assert len(figure.runs) == 1 and math.isfinite(figure.value) and figure.value > 0
+    for name, target in halved.items():
+        timed, share = figures[f"{name}, 10 s MP3"], figures[f"share of the loop, {name}"]
+        assert share.target == target and share.value == pytest.approx(timed.value / timed.peer_value)
+        for dimension in ("valence", "arousal"):
+            assert 1e-4 < figures[f"{dimension}, largest difference, {name}"].value < 0.5
+    together = figures[f"{many}, a song"]
+    assert figures[f"share of one song a call, {many}"].value == pytest.approx(together.value / together.peer_value)
+
+
+def test_trainings_are_compared_with_the_usual_recipe(bench):
+    from emotion_ft.benchmark import SECTIONS
+
+    figures = SECTIONS["training"](bench)
+    assert [figure.unit for figure in figures] == ["samples/s", "x", "samples/s", "x", "%"]
+    for rates, times in (figures[:2], figures[2:4]):
+        assert rates.ratio == pytest.approx(times.value) and times.target in (3.5, 5.0, 1.0)
+    assert "1024 frames, fp32" in figures[0].peer and "101 frames" in figures[2].peer
+    assert 0 < figures[4].value < 100 and 0 < figures[4].peer_value < 100
+
+
+def test_the_head_alone_is_compared_with_frozen_passes(bench):
+    from emotion_ft.benchmark import SECTIONS
+
+    seconds, times = SECTIONS["head"](bench)
+    assert seconds.ratio == pytest.approx(times.value) and times.target == 4.0
+
+
+def test_the_gan_makes_steps(bench):
+    from emotion_ft.benchmark import SECTIONS
+
+    (step,) = SECTIONS["gan"](bench)
+    assert step.unit == "s" and 0 < step.value < 60 and "batch 3" in step.name
+
+
+def test_prepared_collections_and_two_processes(bench):
+    from emotion_ft.benchmark import SECTIONS
+
+    ours, times = SECTIONS["processes"](bench)
+    assert ours.ratio == pytest.approx(times.value) and times.target == 1.6
+    figures = {figure.unit: figure.value for figure in SECTIONS["prepare"](bench)}
+    assert figures["KiB"] == pytest.approx(501 * 128 * 2 / 1024, rel=0.1) and figures["songs/s"] > 1
+
+
+def test_the_flops_of_a_sample_are_those_of_its_matrix_products(tiny_config):
+    from emotion_ft.benchmark.gpu import sample_flops
+
+    config = tiny_config()
+    tokens, width, inner = 2 + 8 * 6, config.hidden_size, config.intermediate_size
+    # per layer: q, k, v and output, scores and values, two of the MLP; a product of (m, k) and (k, n) is 2mkn
+    layer = 2 * tokens * (4 * width * width + 2 * tokens * width + 2 * width * inner)
+    patches = 2 * 8 * 6 * 16 * 16 * width
+    forward = config.num_hidden_layers * layer + patches + 2 * width * width + 2 * width * 2
+    # Backward is twice the forward pass, but that no gradient of the window itself is needed.
+    assert sample_flops(config) == 3 * forward - patches
+
+
+@pytest.mark.slow
+def test_an_accelerator_is_measured_under_each_option(bench, monkeypatch):
+    from emotion_ft.benchmark import SECTIONS, gpu
+
+    without = {name: options for name, options in gpu.OPTIONS.items() if "compile" not in name}
+    monkeypatch.setattr(gpu, "OPTIONS", without)  # compiling takes a minute
+    figures = {figure.name: figure for figure in SECTIONS["accelerator"](bench)}
+    assert figures["matrix product, bf16"].value > 0
+    assert figures["training, bf16"].peer == "fp32" and figures["training, bf16, eager attention"].value > 0
+    used, rate = figures["model FLOPs utilisation, bf16"], figures["matrix product, bf16"].value
+    flops = figures["AST, forward and backward, a sample"].value
+    assert used.value == pytest.approx(figures["training, bf16"].value * flops / rate / 10, rel=1e-6)
+
+
+def test_random_models_of_the_benchmark_tell_songs_apart(bench):
+    from emotion_ft.benchmark.predictions import plain_loop, random_model
+    from emotion_ft.inference import predict_file
+
+    model = random_model(bench)
+    songs = np.array([plain_loop(model, bench.extractor, file) for file in bench.files])
+    assert (np.abs(songs.mean(0) - 5) < 0.5).all() and (songs.std(0) > 0.3).all()
+    usual = [predict_file(model, bench.extractor, file)[:2] for file in bench.files]
+    np.testing.assert_allclose(songs, usual, atol=0.01)  # log-mels of float16
 
 
 def test_recipe_and_package_name_the_same_sections(recipe):

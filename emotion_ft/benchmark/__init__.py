@@ -4,11 +4,16 @@ A section is a function: a `Workbench` in, `Figure`s out; its docstring says wha
 """
 
 from .figures import Figure
+from .gpu import accelerator
+from .predictions import inference
+from .prepared import prepare
 from .processes import memory, startup
-from .songs import decode, features, loader, store
-from .steps import peer, step
+from .songs import decode, features, loader, processes, store
+from .steps import step
+from .trainings import gan, head, training
 from .workbench import Workbench
 
-SECTIONS = {section.__name__: section for section in (decode, features, store, loader, step, peer, startup, memory)}
+ORDER = (decode, features, processes, store, prepare, loader, step, training, head, gan, inference, startup, memory)
+SECTIONS = {section.__name__: section for section in (*ORDER, accelerator)}
 
 __all__ = ["SECTIONS", "Figure", "Workbench"]

@@ -1,5 +1,6 @@
 """The road of a song on one core, in CPU time: decoded, turned into a log-mel, stored, read in batches."""
 
+import itertools
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -13,8 +14,8 @@ from transformers import ASTFeatureExtractor
 from ..config import SpecAugmentConfig
 from ..data.audio import read_audio, read_pieces
 from ..data.augment import TrainingTransform, with_transform
-from ..data.features import LogMel
-from .figures import Figure, core_seconds
+from ..data.features import PART_SIZE, LogMel
+from .figures import Figure, core_seconds, wall_seconds
 from .workbench import BATCH, RATE, Workbench, batches, exhaust, stored_songs
 
 
@@ -76,6 +77,22 @@ def features(bench: Workbench) -> list[Figure]:
     ]
 
 
+def processes(bench: Workbench) -> list[Figure]:
+    """Songs to Arrow files by one process and by two, in wall time."""
+    folders = (bench.folder / f"processes_{i}" for i in itertools.count())
+    files = [bench.files[i % len(bench.files)] for i in range(max(bench.songs, 2 * PART_SIZE))]
+
+    def run(num_proc: int) -> None:
+        stored_songs(files, len(files), next(folders), bench.extractor, num_proc)
+
+    one, two = wall_seconds(min(bench.repeats, 3), one=lambda: run(1), two=lambda: run(2))
+    name = f"store_log_mels, a song of {bench.seconds:g} s, two processes"
+    return [
+        Figure("processes", name, "ms", 1e3 * two / len(files), "one process", 1e3 * one / len(files)),
+        Figure("processes", "times faster with two", "x", one / two, target=1.6, higher_is_better=True),
+    ]
+
+
 @one_core
 def store(bench: Workbench) -> list[Figure]:
     """Songs to Arrow files, on one core: time, and bytes on disk."""
@@ -108,15 +125,27 @@ def loader(bench: Workbench) -> list[Figure]:
             transform.set_epoch(epoch)
             exhaust([batches(songs)])
 
-    plain, masked, peer = core_seconds(
+    def spectrograms() -> None:
+        for rows in bench.stored.select_columns("log_mel").iter(BATCH):
+            for log_mel in rows["log_mel"]:
+                torch.from_numpy(np.frombuffer(log_mel, np.float16).reshape(-1, bench.extractor.num_mel_bins).copy())
+
+    raw, plain, masked, peer = core_seconds(
         bench.repeats,
+        raw=lambda: [spectrograms() for _ in range(epochs)],
         plain=lambda: read(None),
         masked=lambda: read(SpecAugmentConfig()),
         peer=lambda: exhaust([batches(clips)]),
     )
     lines = [("crop and standardise", plain, 2000.0), ("crop, standardise, SpecAugment", masked, 1000.0)]
     usual, rate = "nested lists, whole clips", len(clips) / peer
+    length = bench.extractor.max_length / bench.stored["frames"][0]  # of a window, as a share of a song
+    reading = epochs * bench.songs / raw / length
     return [
-        Figure("loader", name, "windows/s", epochs * bench.songs / seconds, usual, rate, target, True)
-        for name, seconds, target in lines
+        Figure("loader", "stored songs to tensors", "windows/s", reading, usual, rate, None, True),
+        Figure("loader", "times nested lists", "x", reading / rate, target=50.0, higher_is_better=True),
+        *(
+            Figure("loader", name, "windows/s", epochs * bench.songs / seconds, usual, rate, target, True)
+            for name, seconds, target in lines
+        ),
     ]

@@ -1,23 +1,14 @@
-"""Training steps of an AST-base on all cores or the accelerator, in wall time, by the trainers themselves."""
+"""Training steps of an AST on all cores or the accelerator, in wall time, by the trainer itself."""
 
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import (
-    ASTConfig,
-    ASTForAudioClassification,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    default_data_collator,
-)
+from transformers import PrinterCallback, TrainerCallback, default_data_collator
 
 from ..config import TrainingConfig, hardware_precision
-from ..modeling import ASTEmotionConfig, ASTForEmotionRegression
+from ..modeling import ASTForEmotionRegression
 from ..training.trainer import EmotionTrainer
 from .figures import Figure
 from .workbench import Workbench
@@ -66,18 +57,11 @@ class TimedTraining:
         return statistics.median(self.timer.seconds)
 
 
-def our_training(folder: Path, precision: str, unfreeze_at: float) -> TimedTraining:
-    """`EmotionTrainer` on an AST-base with random weights, 501 frames."""
-    model = ASTForEmotionRegression(ASTEmotionConfig())
-    settings = {"output_dir": str(folder), "precision": precision, "unfreeze_at": unfreeze_at}
+def our_training(bench: Workbench, precision: str, unfreeze_at: float) -> TimedTraining:
+    """`EmotionTrainer` on an AST with random weights."""
+    model = ASTForEmotionRegression(bench.config)
+    settings = {"output_dir": str(bench.folder / "step"), "precision": precision, "unfreeze_at": unfreeze_at}
     return TimedTraining(EmotionTrainer, model, TrainingConfig, load_best_model_at_end=False, **settings)
-
-
-def stock_training(folder: Path) -> TimedTraining:
-    """Stock `Trainer` on a stock AST-base with random weights, all as shipped: 1024 frames, float32."""
-    model = ASTForAudioClassification(ASTConfig(num_labels=2, problem_type="regression"))
-    settings = {"output_dir": str(folder), "use_cpu": not torch.accelerator.is_available()}
-    return TimedTraining(Trainer, model, TrainingArguments, **settings)
 
 
 def step_seconds(repeats: int, *trainings: TimedTraining) -> list[np.ndarray]:
@@ -90,7 +74,7 @@ def step(bench: Workbench) -> list[Figure]:
     """A training step with frozen backbone beside a full one, AST-base, 501 frames, all cores."""
     figures = []
     for precision in dict.fromkeys(["fp32", hardware_precision()]):
-        trainings = [our_training(bench.folder / "step", precision, unfreeze_at) for unfreeze_at in (1.0, 0.0)]
+        trainings = [our_training(bench, precision, unfreeze_at) for unfreeze_at in (1.0, 0.0)]
         frozen, full = step_seconds(bench.repeats, *trainings)
         name = f"step in {precision}, batch {trainings[0].batch}"
         figures += [
@@ -98,12 +82,3 @@ def step(bench: Workbench) -> list[Figure]:
             Figure("step", f"share of a full {name}", "", frozen / full, target=0.45),
         ]
     return figures
-
-
-def peer(bench: Workbench) -> list[Figure]:
-    """Full training steps of EmotionTrainer beside the stock Trainer's on stock AST, all cores."""
-    precision = hardware_precision()
-    ours, stock = our_training(bench.folder / "peer", precision, 0.0), stock_training(bench.folder / "peer")
-    rates = [ours.batch / seconds for seconds in step_seconds(bench.repeats, ours, stock)]
-    name, usual = f"EmotionTrainer, 501 frames, {precision}", "stock Trainer and AST, 1024 frames, fp32"
-    return [Figure("peer", name, "samples/s", rates[0], usual, rates[1], higher_is_better=True)]

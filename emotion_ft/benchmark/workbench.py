@@ -12,7 +12,7 @@ from transformers import default_data_collator
 
 from ..data.features import store_log_mels
 from ..data.toy import AUDIO, render_deam
-from ..modeling import ASTEmotionFeatureExtractor
+from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
 
 RATE = 16000  # hertz, of both front ends
 BATCH = 16  # windows read at once
@@ -28,6 +28,8 @@ class Workbench:
         seconds: their length, at least 10.
         repeats: of every comparison; of training steps at most 3.
         predict: the recipe whose start-up is timed.
+        extractor: the front end; the default has windows of 10 s.
+        config: of the model that predicts songs, for the extractor's windows; the default is an AST-base.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class Workbench:
     repeats: int
     predict: Path
     extractor: ASTEmotionFeatureExtractor = field(default_factory=ASTEmotionFeatureExtractor)
+    config: ASTEmotionConfig = field(default_factory=ASTEmotionConfig)
 
     @cached_property
     def files(self) -> list[Path]:
@@ -62,11 +65,13 @@ class Workbench:
         return {"input_values": clips, "frames": [len(clip) for clip in clips]}
 
 
-def stored_songs(files: list[Path], count: int, folder: Path, extractor: ASTEmotionFeatureExtractor) -> Dataset:
+def stored_songs(
+    files: list[Path], count: int, folder: Path, extractor: ASTEmotionFeatureExtractor, num_proc: int = 1
+) -> Dataset:
     """Store `count` songs' log-mels, the files taking turns under ids of their own."""
     audio = [{"path": str(files[i % len(files)])} for i in range(count)]
     rows = {"song_id": list(range(count)), "audio": audio, "valence": [5.0] * count, "arousal": [5.0] * count}
-    return store_log_mels(DatasetDict(train=Dataset.from_dict(rows)), extractor, folder)[0]["train"]
+    return store_log_mels(DatasetDict(train=Dataset.from_dict(rows)), extractor, folder, num_proc)[0]["train"]
 
 
 def exhaust(iterables: Iterable[Iterable]) -> None:

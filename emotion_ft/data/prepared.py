@@ -4,23 +4,23 @@
 - `labels/TREATMENT.parquet`: `songs.FEATURES` without `audio`, but with `file`, as `log_mels/00000.parquet/2.mp3`; a
   row a song
 - `log_mels/00000.parquet`: `song_id`, `log_mel` (frames x mels, float16, as bytes) and `frames`; a row group a song
+
+`shards` writes one, here it is read.
 """
 
 import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
-from tqdm.auto import tqdm
 
 from ..errors import UsageError
 from .songs import songs_dataset
@@ -30,63 +30,20 @@ LABELS, LOG_MELS = "labels", "log_mels"
 SUFFIX = ".parquet"
 FILES = (COLLECTION_NAME, f"{LABELS}/*{SUFFIX}", f"{LOG_MELS}/*{SUFFIX}")
 PLACE = re.compile(rf"{LOG_MELS}/[^/]+{re.escape(SUFFIX)}/[^/]+")  # of a song
-COLUMNS = ["song_id", "log_mel", "frames"]
-SHARD_SONGS = 256
+PART = ".part-"  # what names begin with that are still being written
 
 
-def write_prepared(folder: str | Path, tables: dict[str, Dataset], stored: Dataset, front_end: dict) -> Path:
-    """Write a prepared collection into `folder`; `collection.json` comes last and marks it as whole.
-
-    Args:
-        folder: made if it is not there; of an earlier collection in it nothing stays.
-        tables: the songs by treatment of their labels, columns `songs.FEATURES`.
-        stored: all of these songs with their `log_mel` and `frames`, as `store_log_mels` returns them. Songs that are
-            not in it are left out.
-        front_end: what the log-mels were made with, as `features.front_end` says.
-
-    Returns:
-        The folder.
-    """
-    folder = Path(folder)
-    for name in (LABELS, LOG_MELS):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for old in (folder / name).glob(f"*{SUFFIX}"):
-            old.unlink()
-    (folder / COLLECTION_NAME).unlink(missing_ok=True)
-
-    stored = stored.select(np.argsort(stored["song_id"]))
-    place = {}
-    shards = range(0, len(stored), SHARD_SONGS)
-    for number, start in enumerate(tqdm(shards, desc="Writing log-mels", unit="file")):
-        shard = stored.select(range(start, min(start + SHARD_SONGS, len(stored))))
-        name = f"{LOG_MELS}/{number:05d}{SUFFIX}"
-        shard.select_columns(COLUMNS).to_parquet(folder / name, batch_size=1)
-        for song_id, audio in zip(shard["song_id"], shard["audio"], strict=True):
-            place[song_id] = f"{name}/{Path(audio['path']).name}"
-    for treatment, songs in tables.items():
-        kept = songs.select([row for row, song_id in enumerate(songs["song_id"]) if song_id in place])
-        files = [place[song_id] for song_id in kept["song_id"]]
-        kept.remove_columns("audio").add_column("file", files).to_parquet(folder / LABELS / f"{treatment}{SUFFIX}")
-    about = {
-        "songs": len(stored),
-        "left_out": len({song_id for songs in tables.values() for song_id in songs["song_id"]}) - len(stored),
-        "seconds": round(sum(stored["frames"]) * front_end["hop_length"] / front_end["sampling_rate"]),
-        "descriptions": {treatment: songs.info.description for treatment, songs in tables.items()},
-        "front_end": front_end,
-    }
-    (folder / COLLECTION_NAME).write_text(json.dumps(about, indent=2) + "\n")
-    return folder
-
-
-def refuse_in_use(folder: str | Path) -> None:
-    """Raise `UsageError` when a folder holds anything but a prepared collection, whole or not."""
+def refuse_in_use(output: str | Path) -> None:
+    """Raise `UsageError` when a folder, or a URL, holds anything but a prepared collection, whole or not."""
+    with _errors(f"cannot write to '{output}', which must be a folder or a URL that fsspec can write to"):
+        system, root = fsspec.url_to_fs(str(output))
+        is_file, folder = system.isfile(root), system.isdir(root)
+        names = [os.path.basename(path.rstrip("/")) for path in system.ls(root, detail=False)] if folder else []
     ours = {COLLECTION_NAME, LABELS, LOG_MELS, "README.md"}
-    folder = Path(folder)
-    others = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
-    if others or (folder.exists() and not folder.is_dir()):
-        raise UsageError(
-            f"'{folder}' is in use ({others[0] if others else 'a file'}): choose a new or an empty folder."
-        )
+    others = sorted(name for name in names if name not in ours and not name.startswith(PART))
+    if others or is_file:
+        what = others[0] if others else "a file"
+        raise UsageError(f"'{output}' is in use ({what}): choose a new or an empty folder.")
 
 
 def read_about(source: str | Path) -> dict:
@@ -194,8 +151,8 @@ def _locate(source: str) -> tuple[str, str]:
     """Where the labels lie, and where the log-mels."""
     if "://" in source:
         return (source.rstrip("/"),) * 2
-    if Path(source).expanduser().is_dir():
-        return (str(Path(source).expanduser().absolute()),) * 2
+    if Path(os.path.expanduser(source)).is_dir():
+        return (str(Path(os.path.expanduser(source)).absolute()),) * 2
     repo_id, _, revision = source.partition("@")
     with _read_errors(source):
         small = snapshot_download(
@@ -212,15 +169,19 @@ def _read(url: str) -> str:
         return file.read()
 
 
+def _read_errors(source: str) -> AbstractContextManager[None]:
+    return _errors(
+        f"cannot read a prepared collection from '{source}', which must be a folder of recipes/prepare.py, a data set "
+        "on the Hub (you/name) or a URL"
+    )
+
+
 @contextmanager
-def _read_errors(source: str) -> Iterator[None]:
-    """Errors of files, of the Hub and of pyarrow as one sentence."""
+def _errors(what: str) -> Iterator[None]:
+    """Errors of files, of the Hub, of fsspec and of pyarrow as one sentence."""
     try:
         yield
     except UsageError:
         raise
-    except (OSError, HTTPError, KeyError, ValueError) as error:
-        raise UsageError(
-            f"cannot read a prepared collection from '{source}', which must be a folder of recipes/prepare.py, a data "
-            f"set on the Hub (you/name) or a URL: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+    except (OSError, HTTPError, KeyError, ValueError, ImportError) as error:
+        raise UsageError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error

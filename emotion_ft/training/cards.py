@@ -122,7 +122,7 @@ def write_data_card(folder: str | Path, data_id: str | None = None) -> Path:
     """Write `README.md`, the card of a prepared collection; its metadata let `load_dataset` read the folder.
 
     Args:
-        folder: as `prepared.write_prepared` leaves it.
+        folder: as `shards.finish_prepared` leaves it.
         data_id: what the card's example loads: a data set of the Hub, or else the folder.
 
     Raises:

@@ -1,8 +1,10 @@
 """Prepared collections: what is written is what is read, from folders and URLs, and nothing else is."""
 
-import json
+import errno
+import os
 import re
 import shutil
+import signal
 
 import fsspec
 import numpy as np
@@ -11,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_dataset
 
-from emotion_ft.data import prepared
+from emotion_ft.data import prepared, shards
 from emotion_ft.data.deam import load_songs
-from emotion_ft.data.features import BadFile, TooManyBadFiles, front_end, store_log_mels
-from emotion_ft.data.prepared import load_prepared, read_about, refuse_in_use, write_prepared
+from emotion_ft.data.features import BadFile, LogMel, TooManyBadFiles, store_log_mels
+from emotion_ft.data.prepared import load_prepared, read_about, refuse_in_use
+from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.errors import UsageError
+from emotion_ft.faults import DiskError, WorkerKilled
 from emotion_ft.modeling import ASTEmotionFeatureExtractor
 
 TREATMENTS = ("repaired", "distributed")
@@ -34,12 +38,39 @@ def stored(tables, tiny_extractor, tmp_path_factory):
     ]
 
 
+def write(output, tables, log_mel, **options):
+    planned = plan_shards(tables)
+    store_shards(output, planned, log_mel)
+    assert finish_prepared(output, tables, planned, log_mel, **options) == []
+    return output
+
+
+class Some(LogMel):
+    """As if the songs from an id on could not be decoded."""
+
+    def __call__(self, row):
+        return {"error": "no music"} if row["song_id"] >= 1030 else super().__call__(row)
+
+
+class Louder(LogMel):
+    def __call__(self, row):
+        made = super().__call__(row)
+        return made | {"log_mel": (np.frombuffer(made["log_mel"], np.float16) + 1).astype(np.float16).tobytes()}
+
+
+class Dying(LogMel):
+    def __call__(self, row):
+        if row["song_id"] == 1025:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(row)
+
+
 @pytest.fixture(scope="module")
-def folder(tables, stored, tiny_extractor, tmp_path_factory):
+def folder(tables, tiny_extractor, tmp_path_factory):
     """A prepared collection in three Parquet files. Shared: copy before changing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared, "SHARD_SONGS", 10)
-        return write_prepared(tmp_path_factory.mktemp("prepared"), tables, stored, front_end(tiny_extractor))
+        patch.setattr(shards, "SHARD_SONGS", 10)
+        return write(tmp_path_factory.mktemp("prepared"), tables, LogMel(tiny_extractor, 1.0))
 
 
 @pytest.fixture
@@ -91,11 +122,9 @@ class TestRoundTrip:
         rows = load_dataset("parquet", data_files=data_files, split="train", streaming=True)
         assert {row["song_id"]: row["log_mel"] for row in rows} == log_mels(stored)
 
-    def test_written_again_it_is_the_same_to_the_byte_and_has_no_old_files(
-        self, copied, tables, stored, tiny_extractor
-    ):
+    def test_written_again_it_is_the_same_to_the_byte_and_has_no_old_files(self, copied, tables, tiny_extractor):
         def written():
-            write_prepared(copied, tables, stored, front_end(tiny_extractor))
+            write(copied, tables, LogMel(tiny_extractor, 1.0))
             return {path.relative_to(copied).as_posix(): path.read_bytes() for path in copied.rglob("*.*")}
 
         first = written()
@@ -105,7 +134,9 @@ class TestRoundTrip:
         assert written() == first
 
     def test_songs_that_could_not_be_decoded_are_not_there(self, tables, stored, tiny_extractor, tmp_path):
-        write_prepared(tmp_path, tables, stored.select(range(20)), front_end(tiny_extractor))
+        with pytest.raises(TooManyBadFiles, match=r"4 of 24 audio files cannot be used \(1030.wav: no music; "):
+            write(tmp_path, tables, Some(tiny_extractor, 1.0))
+        write(tmp_path, tables, Some(tiny_extractor, 1.0), max_bad_fraction=0.2)
         assert read_about(tmp_path)["left_out"] == 4
         assert load_prepared(str(tmp_path), "repaired")["song_id"][:] == stored["song_id"][:20]
 
@@ -113,14 +144,13 @@ class TestRoundTrip:
 class TestReading:
     def test_stores_again_when_the_files_change(self, copied, stored, tables, tiny_extractor, tmp_path):
         store(copied, tiny_extractor, tmp_path)
-        louder = stored.map(
-            lambda row: {"log_mel": (np.frombuffer(row["log_mel"], np.float16) + 1).astype(np.float16).tobytes()}
-        )
-        write_prepared(copied, tables, louder, front_end(tiny_extractor))
+        shutil.rmtree(copied / "log_mels")
+        write(copied, tables, Louder(tiny_extractor, 1.0))
         for cached in (prepared._open, prepared._state, prepared._read_about):
             cached.cache_clear()  # as in a new process
         found, _ = store(copied, tiny_extractor, tmp_path)
-        assert log_mels(found["all"]) == log_mels(louder) != log_mels(stored)
+        louder = {song_id: np.frombuffer(log_mel, np.float16) + 1 for song_id, log_mel in log_mels(stored).items()}
+        assert log_mels(found["all"]) == {i: log_mel.astype(np.float16).tobytes() for i, log_mel in louder.items()}
 
     def test_songs_that_are_too_short_are_bad(self, folder, stored, tiny_extractor, tmp_path):
         frames = dict(zip(stored["song_id"], stored["frames"], strict=True))
@@ -191,13 +221,146 @@ class TestWhereItIsWritten:
         with pytest.raises(UsageError, match="a file"):
             refuse_in_use(tmp_path / "thesis.tex")
 
-    def test_one_that_is_not_finished_is_none(self, copied, tables, stored, tiny_extractor, monkeypatch):
-        def killed(*arguments, **options):
+    def test_urls_too(self):
+        refuse_in_use("memory://new/songs")
+        fsspec.filesystem("memory").pipe_file("/taken/thesis.tex", b"")
+        with pytest.raises(UsageError, match=r"'memory://taken' is in use \(thesis.tex\)"):
+            refuse_in_use("memory://taken")
+        with pytest.raises(UsageError, match="cannot write to 'unheard://of', which must be a folder or a URL"):
+            refuse_in_use("unheard://of")
+
+    def test_one_that_is_not_finished_is_none(self, copied, tables, tiny_extractor, monkeypatch):
+        def killed(folder, system, root, name):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(json, "dumps", killed)
+        monkeypatch.setattr(shards, "_copy", killed)
         with pytest.raises(KeyboardInterrupt):
-            write_prepared(copied, tables, stored, front_end(tiny_extractor))
-        monkeypatch.undo()
+            write(copied, tables, LogMel(tiny_extractor, 1.0))
         with pytest.raises(UsageError, match="cannot read a prepared collection"):
             load_prepared(str(copied), "repaired")
+
+
+class Counting(LogMel):
+    """Notes in a file which songs it decodes; stops at one of them."""
+
+    def __init__(self, extractor, seen, stop_at=None):
+        super().__init__(extractor, 1.0)
+        self.seen, self.stop_at = seen, stop_at
+
+    def __call__(self, row):
+        if row["song_id"] == self.stop_at:
+            raise KeyboardInterrupt
+        with self.seen.open("a") as file:
+            file.write(f"{row['song_id']}\n")
+        return super().__call__(row)
+
+    def decoded(self):
+        return sorted(map(int, self.seen.read_text().split())) if self.seen.exists() else []
+
+
+def content(output):
+    """All files of a prepared collection in a folder or at a URL, by name."""
+    system, root = fsspec.url_to_fs(str(output))
+    return {path.removeprefix(f"{root}/"): system.cat_file(path) for path in system.find(root)}
+
+
+class TestSideBySide:
+    @pytest.fixture(autouse=True)
+    def small_shards(self, monkeypatch):
+        monkeypatch.setattr(shards, "SHARD_SONGS", 10)
+
+    @pytest.mark.parametrize("place", ["folder", "url"])
+    def test_parts_make_the_same_to_the_byte_and_the_last_one_finishes(
+        self, folder, tables, tiny_extractor, tmp_path, place
+    ):
+        output = tmp_path / "parts" if place == "folder" else "memory://parts/songs"
+        planned = plan_shards(tables)
+        for part, expected in ((1, range(1020, 1030)), (0, [*range(1010, 1020), *range(1030, 1034)])):
+            log_mel = Counting(tiny_extractor, tmp_path / f"seen-{part}")
+            store_shards(output, planned[part::2], log_mel)
+            assert log_mel.decoded() == list(expected)  # its own songs, and no others
+            missing = finish_prepared(output, tables, planned, log_mel)
+            if part == 1:
+                assert missing == ["log_mels/00000.parquet", "log_mels/00002.parquet"]
+                with pytest.raises(UsageError, match="cannot read a prepared collection"):
+                    load_prepared(str(output), "repaired")
+        assert missing == [] and content(output) == content(folder)
+
+    def test_written_to_a_url_it_is_read_from_there_streamed(self, tables, stored, tiny_extractor, tmp_path):
+        write("memory://written/songs", tables, LogMel(tiny_extractor, 1.0))
+        assert log_mels(store("memory://written/songs", tiny_extractor, tmp_path)[0]["all"]) == log_mels(stored)
+        data_files = "memory://written/songs/log_mels/*.parquet"
+        rows = load_dataset("parquet", data_files=data_files, split="train", streaming=True)
+        assert {row["song_id"]: row["log_mel"] for row in rows} == log_mels(stored)
+
+    def test_a_killed_run_goes_on_with_the_first_shard_that_is_not_whole(
+        self, folder, tables, tiny_extractor, tmp_path
+    ):
+        output, planned = tmp_path / "killed", plan_shards(tables)
+        with pytest.raises(KeyboardInterrupt):
+            store_shards(output, planned, Counting(tiny_extractor, tmp_path / "first", stop_at=1025))
+        assert sorted(content(output)) == ["log_mels/00000.parquet"]
+        half = (folder / "log_mels" / "00001.parquet").read_bytes()
+        (output / "log_mels" / "00001.parquet").write_bytes(half[: len(half) // 2])  # a store that is not atomic
+        (output / "log_mels" / ".part-x").mkdir()
+        (output / "log_mels" / ".part-x" / "00002.parquet").write_bytes(b"half of it")  # of a process that was killed
+        log_mel = Counting(tiny_extractor, tmp_path / "second")
+        assert finish_prepared(output, tables, planned, log_mel) == ["log_mels/00002.parquet"]
+        refuse_in_use(output)
+        store_shards(output, planned, log_mel)
+        assert log_mel.decoded() == list(range(1020, 1034))
+        assert finish_prepared(output, tables, planned, log_mel) == []
+        assert content(output) == content(folder) and not (output / "log_mels" / ".part-x").exists()
+
+    def test_a_killed_worker_is_one_sentence_and_leaves_whole_shards(self, tables, tiny_extractor, tmp_path):
+        planned = plan_shards(tables)
+        with pytest.raises(WorkerKilled, match=r"lower num_proc \(1\); the same command goes on"):
+            store_shards(tmp_path, planned, Dying(tiny_extractor, 1.0))
+        assert sorted(content(tmp_path)) == ["log_mels/00000.parquet"]
+
+    def test_a_disk_that_takes_no_more_is_one_sentence(self, tables, tiny_extractor, tmp_path, monkeypatch):
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "replace", full)
+        with pytest.raises(DiskError, match=r"No space left on device.* or name another --output"):
+            store_shards(tmp_path, plan_shards(tables), LogMel(tiny_extractor, 1.0))
+        assert not content(tmp_path)
+
+    def test_a_half_shard_is_not_finished(self, copied, tables, tiny_extractor):
+        planned, log_mel = plan_shards(tables), LogMel(tiny_extractor, 1.0)
+        shard = copied / "log_mels" / "00001.parquet"
+        shard.write_bytes(shard.read_bytes()[:-100])
+        assert finish_prepared(copied, tables, planned, log_mel) == ["log_mels/00001.parquet"]
+
+    @pytest.mark.parametrize("change", ["front end", "shortest song", "audio file"])
+    def test_what_was_made_from_something_else_is_made_again(
+        self, copied, songs_root, tiny_extractor, tmp_path, change
+    ):
+        root = shutil.copytree(songs_root, tmp_path / "songs")
+        tables = {labels: load_songs(root, labels) for labels in TREATMENTS}
+        log_mel = Counting(tiny_extractor, tmp_path / "seen")
+        expected = list(range(1010, 1034))
+        if change == "front end":
+            log_mel.extractor = ASTEmotionFeatureExtractor(max_length=101, hop_length=160)
+            log_mel.front_end = log_mel.front_end | {"hop_length": 160}
+        elif change == "shortest song":
+            log_mel.min_seconds = 2.0
+        else:
+            shutil.copy(root / "DEAM_audio/MEMD_audio/1021.wav", root / "DEAM_audio/MEMD_audio/1022.wav")
+            expected = list(range(1020, 1030))
+        store_shards(copied, plan_shards(tables), log_mel)
+        assert log_mel.decoded() == expected and not (copied / "collection.json").exists()
+
+    def test_other_labels_decode_nothing(self, copied, tables, tiny_extractor, tmp_path):
+        log_mel = Counting(tiny_extractor, tmp_path / "seen")
+        store_shards(copied, plan_shards(tables), log_mel)
+        finish_prepared(copied, {"repaired": tables["repaired"]}, plan_shards(tables), log_mel)
+        assert not log_mel.decoded() and not (copied / "labels" / "distributed.parquet").exists()
+        assert list(read_about(copied)["descriptions"]) == ["repaired"]
+
+    def test_num_proc_changes_no_byte(self, folder, tables, tiny_extractor, tmp_path):
+        planned, log_mel = plan_shards(tables), LogMel(tiny_extractor, 1.0)
+        store_shards(tmp_path, planned, log_mel, num_proc=2)
+        finish_prepared(tmp_path, tables, planned, log_mel)
+        assert content(tmp_path) == content(folder)
