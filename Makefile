@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
-.PHONY: help install demo test test-fast quality style benchmark clean
+.PHONY: help install demo test test-fast test-stress quality style benchmark clean
 
 help:
 	@echo "make demo       render songs, fine-tune a small AST on them, leave the model in runs/toy"
-	@echo "make test       run every test"
-	@echo "make test-fast  run the tests not marked slow"
+	@echo "make test       run the tests; test-fast leaves out the slow ones"
+	@echo "make test-stress  kill it, fill its disk, feed it damaged files, run it in several processes"
 	@echo "make quality    ruff lint and format check"
 	@echo "make style      let ruff mend what it can"
 	@echo "make benchmark  print the speed table"
@@ -36,11 +36,16 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/accelerate launch recipes/finetune.py recipes/configs/toy.yaml --overwrite_output_dir
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+
 test: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(PYTEST) -m "not stress"
 
 test-fast: $(STAMP) $(BROWSER)
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	$(PYTEST) -m "not slow and not stress"
+
+test-stress: $(STAMP)
+	$(PYTEST) -m stress
 
 quality: $(STAMP)
 	$(BIN)/ruff check .

@@ -37,6 +37,12 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+
+def pytest_collection_modifyitems(items):
+    """The long ones first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 SONG_IDS = range(1010, 1034)  # above 1000, where DEAM's labels need no repair; two parts of `store_log_mels`
 
 

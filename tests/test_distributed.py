@@ -30,6 +30,8 @@ from emotion_ft.data.features import LogMel
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.modeling import ASTEmotionFeatureExtractor
 
+pytestmark = pytest.mark.stress
+
 ROOT = Path(__file__).resolve().parents[1]
 TWO = ("--standalone", "--nproc_per_node", "2")
 HALF_BATCH = ("--per_device_train_batch_size", "2")

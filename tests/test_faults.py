@@ -40,6 +40,8 @@ from emotion_ft.training.trainer import EmotionTrainer
 from emotion_ft.data.augment import TrainingTransform
 from emotion_ft.data.features import LogMel
 
+pytestmark = pytest.mark.stress
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 

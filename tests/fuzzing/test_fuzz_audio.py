@@ -15,6 +15,8 @@ from emotion_ft.data import audio
 from emotion_ft.data.audio import AudioError, read_pieces
 from emotion_ft.modeling import pipeline_ast_emotion as pipeline
 
+pytestmark = pytest.mark.stress
+
 RATE = 16000
 FORMATS = {
     "wav": {"subtype": "PCM_16"},

@@ -20,6 +20,8 @@ from emotion_ft.data.csv_collection import load_collection_file, load_csv
 from emotion_ft.data.csv_tables import read_songs
 from emotion_ft.data.splits import COLLECTION, SPLIT_NAMES, SplitError, read_split
 
+pytestmark = pytest.mark.stress
+
 EXCERPTS, FULL = annotations.STATIC_FILES
 ODD = [
     *("", " ", "nan", "NaN", "inf", "-inf", "1e400", "1e9", "-1", "-0", "2.0"),

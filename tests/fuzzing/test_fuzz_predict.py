@@ -16,6 +16,8 @@ from emotion_ft.errors import UsageError
 from emotion_ft.inference import load_model
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
+pytestmark = pytest.mark.stress
+
 ROOT = Path(__file__).resolve().parents[2]
 SONGS = {name: signed(data, b"song") for name, data in rendered(seconds=1.25).items()}
 BATCH = 8

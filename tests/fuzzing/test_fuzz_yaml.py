@@ -16,6 +16,8 @@ from emotion_ft.data.annotations import AnnotationError
 from emotion_ft.data.csv_collection import load_collection_file
 from emotion_ft.yaml_files import MAX_BYTES, MAX_DEPTH, read_yaml
 
+pytestmark = pytest.mark.stress
+
 CONFIGS = [path.read_text()[:600] for path in sorted((Path(__file__).parents[2] / "recipes" / "configs").iterdir())]
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
