@@ -27,6 +27,8 @@ from emotion_ft.errors import UsageError
 from emotion_ft.training.experiment import checkpoints
 from emotion_ft.training.gan_inputs import GAN_STATE_NAME
 
+pytestmark = pytest.mark.stress
+
 ROOT = Path(__file__).resolve().parents[1]
 
 FORGE = """
@@ -39,8 +41,6 @@ from emotion_ft.training.gan import MelGanTrainer
 from emotion_ft.training.trainer import EmotionTrainer
 from emotion_ft.data.augment import TrainingTransform
 from emotion_ft.data.features import LogMel
-
-pytestmark = pytest.mark.stress
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
