@@ -236,7 +236,7 @@ print(json.dumps(said))
             assert outcome == "refused" and part in sentence and "\n" not in sentence
         assert len(hub.commits("user/open")) == 2
 
-    @pytest.mark.slow
+    @pytest.mark.stress
     @pytest.mark.parametrize("stage", ["/lfs/", "/commit/"])
     def test_killed_half_way_it_is_not_there_and_the_next_push_makes_it_whole(self, run, tmp_path_factory, stage):
         with LoopbackHub(tmp_path_factory.mktemp("hub"), {TOKEN: "user"}) as hub:

@@ -195,6 +195,7 @@ class TestFinetune:
         first, again = (load_file(folder / "model.safetensors") for folder in (finished[0], tmp_path / "again"))
         assert all(torch.equal(first[name], again[name]) for name in first)
 
+    @pytest.mark.stress
     def test_killed_run_resumes_to_the_same_weights(self, finished, config, tmp_path):
         folder = tmp_path / "killed"
         process = start(sys.executable, "recipes/finetune.py", config, "--output_dir", folder)
@@ -295,6 +296,7 @@ class TestCrossValidate:
         for row in ("fold 0", "fold 2", "ridge", "svr", "mean", "ceiling"):
             assert re.search(rf"^{row} +\d", out, re.M), row
 
+    @pytest.mark.stress
     def test_side_by_side_killed_and_resumed_gives_the_same(self, folds, tmp_path):
         flags = (*folds[2], "--output", tmp_path / "cv")
         out, _ = cross_validate(*flags, "--fold", "1")
@@ -415,6 +417,7 @@ class TestTrainGan:
         assert "split" in results["protocol"] or "id lists" in results["protocol"]
         assert re.search(r"D=-?[\d.]+, G=-?[\d.]+, emotion=[\d.]+, lr D=[\d.e+-]+, lr G=[\d.e+-]+", err)
 
+    @pytest.mark.stress
     def test_a_killed_run_resumes_to_the_same_weights(self, finished, config, tmp_path):
         flags = (config, "--finetuned", finished[0], "--gan_steps", "12", "--measure_steps", "5")
         train_gan(*flags, "--gan_output_dir", tmp_path / "whole")
@@ -486,6 +489,7 @@ class TestTrainGan:
 
 
 class TestAblate:
+    @pytest.mark.stress
     def test_prints_a_row_an_arm_and_goes_on_where_it_stopped(self, config, tmp_path):
         command = (sys.executable, "recipes/ablate.py", config, "--seeds", "1", "--sizes", "20", "--steps", "2",
                    "--gan_steps", "2", "--measure_steps", "2", *GAN_SIZES, "--output", tmp_path)  # fmt: skip

@@ -159,7 +159,8 @@ class MusicEmotionPipeline(ChunkPipeline):
     Args:
         model: an `ASTForEmotionRegression`.
         feature_extractor: the `ASTEmotionFeatureExtractor` saved with it.
-        batch_size: windows a forward pass, of one song or of several.
+        batch_size: windows a forward pass, of one song or of several; None: a song's on a CPU, where larger batches
+            outgrow the caches and are slower, and 16 on an accelerator.
         curve, step, min_seconds: defaults of `__call__`'s.
         **kwargs: of every pipeline: `device`, `num_workers`.
 
@@ -173,12 +174,14 @@ class MusicEmotionPipeline(ChunkPipeline):
     _load_video_processor = False
     _load_tokenizer = False
 
-    def __init__(self, model, feature_extractor=None, *, batch_size: int = 16, **kwargs):
+    def __init__(self, model, feature_extractor=None, *, batch_size: int | None = None, **kwargs):
         if feature_extractor is None:
             raise ValueError("a feature_extractor is needed: the ASTEmotionFeatureExtractor saved with the model.")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}.")
         super().__init__(model, feature_extractor=feature_extractor, batch_size=batch_size, **kwargs)
+        if batch_size is None:
+            self._batch_size = min(feature_extractor.num_windows, 16) if self.device.type == "cpu" else 16
 
     def __call__(self, inputs: Any, **kwargs: Any) -> dict | list[dict]:
         """Predict valence and arousal.
@@ -195,7 +198,7 @@ class MusicEmotionPipeline(ChunkPipeline):
             curve (`bool`, default False): also predict over time.
             step (`float`, default 0.5): seconds from one window of the curve to the next.
             min_seconds (`float`, default 1.0): shorter inputs are refused.
-            batch_size (`int`, default 16): windows a forward pass.
+            batch_size (`int`): windows a forward pass.
 
         Returns:
             A dict an input, a list of them for a list: "valence" and "arousal", floats on the label scale; when the

@@ -180,8 +180,12 @@ class TestBatches:
                 assert second["curve"]["time"] == first["curve"]["time"]
                 np.testing.assert_allclose(second["curve"]["arousal"], first["curve"]["arousal"], atol=1e-5)
 
-    @pytest.mark.parametrize(("options", "sizes"), [({}, [9]), ({"batch_size": 4}, [4, 4, 1])])
-    def test_windows_of_several_songs_share_a_forward_pass(self, model, tiny_extractor, songs, options, sizes):
+    @pytest.mark.parametrize(
+        ("options", "sizes"), [({}, [3, 3, 3]), ({"batch_size": 9}, [9]), ({"batch_size": 4}, [4, 4, 1])]
+    )
+    def test_windows_of_several_songs_share_a_forward_pass_when_asked(
+        self, model, tiny_extractor, songs, options, sizes
+    ):
         counted, seen = deepcopy(model), []
         counted.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
         MusicEmotionPipeline(counted, feature_extractor=tiny_extractor, device="cpu", **options)(songs)
