@@ -165,7 +165,7 @@ def training(bench: Workbench) -> list[Figure]:
 
 def head(bench: Workbench) -> list[Figure]:
     """The head alone over 5 epochs: with a pass of the frozen backbone an epoch, and on embeddings made once."""
-    rows = min(bench.songs, 8)
+    rows = min(bench.songs, 16)
     train = bench.stored.select(range(rows))
     folder = bench.folder / "head"
 
