@@ -11,9 +11,8 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
+from . import run_folder
 from .errors import UsageError
-
-CONFIG_NAME = "config.yaml"
 
 
 class ConfigError(UsageError):
@@ -354,7 +353,7 @@ class Config:
 
     def save(self, folder: str | Path) -> Path:
         """Write `config.yaml` into `folder`; `parse_config` reads it back to the same configuration."""
-        path = Path(folder) / CONFIG_NAME
+        path = Path(folder) / run_folder.CONFIG
         sections = {name: _plain(getattr(self, name)) for name in SECTIONS}
         path.write_text(yaml.safe_dump(sections, sort_keys=False))
         return path

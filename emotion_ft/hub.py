@@ -18,12 +18,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from . import run_folder
 from .config import TrainingConfig
 from .data.prepared import COLLECTION_NAME, FILES
 from .errors import UsageError
 from .inference import find_pickles
 from .space import build_space
-from .training.repository import CARD_NAME, NEEDED, PIPELINE, SHARED
 
 EXAMPLE = re.compile(
     r'((?:load_model|from_pretrained|load_dataset)\(|pipeline\("music-emotion", model=)'
@@ -70,8 +70,8 @@ def push(
 ) -> str:
     """Upload a finished run or GAN to the Hub, in one commit, and none if the Hub has all of it.
 
-    `SHARED` travels: weights, configuration, front end, code, card, scores, plots, report, audit and split. The card's
-    example loads `repo_id` there. Of what an earlier push left, files that the folder has no more are removed.
+    `run_folder.SHARED` travels: weights, configuration, front end, code, card, scores, plots, report, audit and split.
+    The card's example loads `repo_id` there. Files of an earlier push that the folder no longer has are removed.
 
     Args:
         folder: as finetune.py or train_gan.py leaves it.
@@ -90,8 +90,8 @@ def push(
     folder = Path(folder)
     files = shared_files(folder)
     url = create_repository(repo_id, private, token)
-    _refuse_another_kind(files["config.json"], url, revision, token)
-    return _upload(url, files, SHARED, revision, token, message or f"Push {folder.resolve().name}")
+    _refuse_another_kind(files[run_folder.MODEL_CONFIG], url, revision, token)
+    return _upload(url, files, run_folder.SHARED, revision, token, message or f"Push {folder.resolve().name}")
 
 
 def plan_push(training: TrainingConfig, folder: str | Path) -> Callable[[], str] | None:
@@ -133,9 +133,9 @@ def push_prepared(
         UsageError: when the folder holds no whole collection, or the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
-    if missing := [name for name in (CARD_NAME, COLLECTION_NAME) if not (folder / name).is_file()]:
+    if missing := [name for name in (run_folder.CARD, COLLECTION_NAME) if not (folder / name).is_file()]:
         raise UsageError(f"'{folder}' holds no prepared collection: no {', '.join(missing)}; prepare.py writes both.")
-    patterns = (CARD_NAME, *FILES)
+    patterns = (run_folder.CARD, *FILES)
     files = _files(folder, patterns)
     url = create_repository(repo_id, private, token, "dataset")
     return _upload(url, files, patterns, revision, token, message or f"Push {folder.resolve().name}")
@@ -160,9 +160,9 @@ def push_space(
         UsageError: when the model is not there or brings no pipeline, or the Hub cannot be reached or refuses.
     """
     with _hub_errors(model_id):
-        there = HfApi(token=token).file_exists(model_id, PIPELINE, revision=revision)
+        there = HfApi(token=token).file_exists(model_id, run_folder.PIPELINE, revision=revision)
     if not there:
-        raise UsageError(f"no Space for '{model_id}': no {PIPELINE} is there; push a finished run first.")
+        raise UsageError(f"no Space for '{model_id}': no {run_folder.PIPELINE} is there; push a finished run first.")
     url = create_repository(repo_id, private, token, "space")
     with TemporaryDirectory() as place:
         folder = build_space(Path(place, "space"), model_id, revision)
@@ -183,7 +183,7 @@ def _upload(
     The card's examples load that very repository.
     """
     place = f'"{url.repo_id}"' + (f', revision="{revision}"' if revision else "")
-    card = EXAMPLE.sub(lambda match: match[1] + place, files[CARD_NAME].read_text()).encode()
+    card = EXAMPLE.sub(lambda match: match[1] + place, files[run_folder.CARD].read_text()).encode()
     api, there = HfApi(token=token), {"repo_id": url.repo_id, "repo_type": url.repo_type}
     with _hub_errors(url.repo_id):
         if revision:
@@ -193,7 +193,7 @@ def _upload(
             for name in api.list_repo_files(**there, revision=revision)
             if name not in files and _matches(name, patterns)
         ]
-        operations = [CommitOperationAdd(name, path) for name, path in (files | {CARD_NAME: card}).items()]
+        operations = [CommitOperationAdd(name, path) for name, path in (files | {run_folder.CARD: card}).items()]
         operations += [CommitOperationDelete(name) for name in gone]
         api.create_commit(**there, operations=operations, commit_message=message, revision=revision)
     return f"{url}/tree/{revision}" if revision else str(url)
@@ -208,14 +208,16 @@ def shared_files(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no run in '{folder}': no such folder.")
-    found = _files(folder, SHARED)
-    weights = "model.safetensors" in found or "model.safetensors.index.json" in found
+    found = _files(folder, run_folder.SHARED)
+    weights = run_folder.WEIGHTS in found or run_folder.WEIGHTS_INDEX in found
     if not weights and (pickles := find_pickles(folder)):
         raise UsageError(
             f"'{folder}' holds its weights as a pickle, {pickles[0]}, which runs code when it is loaded: save them "
             "with save_pretrained, as model.safetensors."
         )
-    missing = [name for name in NEEDED if name not in found] + ["model.safetensors"] * (not weights)
+    missing = [name for name in (*run_folder.MODEL_NEEDS, run_folder.RESULTS) if name not in found] + [
+        run_folder.WEIGHTS
+    ] * (not weights)
     if missing:
         raise UsageError(
             f"'{folder}' holds no finished run: no {', '.join(missing)}; finetune.py and train_gan.py write them when "

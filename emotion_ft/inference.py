@@ -14,8 +14,8 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, SequenceFeatureExtractor
-from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME
 
+from . import run_folder
 from .data.annotations import CURVE_STEP
 from .data.audio import read_pieces
 from .data.augment import EvaluationTransform
@@ -59,7 +59,7 @@ def load_settings(folder: str | Path, revision: str = "main") -> tuple[ASTEmotio
     if path.is_absolute() and not path.is_dir():  # the Hub would complain about a malformed id
         raise UsageError(f"no model in '{folder}': no such folder.")
     if path.is_dir():
-        missing = [name for name in (CONFIG_NAME, FEATURE_EXTRACTOR_NAME) if not (path / name).is_file()]
+        missing = [name for name in (run_folder.MODEL_CONFIG, run_folder.FRONT_END) if not (path / name).is_file()]
         if missing:
             raise UsageError(f"no model in '{folder}': no {', no '.join(missing)}.")
     with _loading_errors(folder):

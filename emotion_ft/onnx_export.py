@@ -15,12 +15,13 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
+from . import run_folder
 from .errors import UsageError
 from .inference import load_settings, predict_log_mel
 from .modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 
 # Where tools of the Hub look for them.
-FILES = {"onnx": Path("onnx", "model.onnx"), "onnx-int8": Path("onnx", "model_quantized.onnx")}
+FILES = {"onnx": Path(run_folder.ONNX, "model.onnx"), "onnx-int8": Path(run_folder.ONNX, "model_quantized.onnx")}
 
 
 class _Logits(nn.Module):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from . import run_folder
 from .data.toy import AUDIO, render_deam
 from .errors import UsageError
 from .templates import TEMPLATES, template
@@ -41,7 +42,7 @@ def build_space(folder: str | Path, model_id: str, revision: str | None = None) 
     for name in ("app.py", "requirements.txt"):
         shutil.copyfile(TEMPLATES / "space" / name, folder / name)
     card = template("space/README.md").render(model_id=model_id, revision=revision)
-    (folder / "README.md").write_text(card)
+    (folder / run_folder.CARD).write_text(card)
     space = {"model": model_id, "revision": revision, "example": EXAMPLE}
     (folder / "space.json").write_text(json.dumps(space, indent=2) + "\n")
     with TemporaryDirectory() as place:

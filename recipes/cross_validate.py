@@ -35,6 +35,7 @@ def main() -> None:
     from datasets import DatasetDict
     from transformers.utils.logging import disable_progress_bar
 
+    from emotion_ft import run_folder
     from emotion_ft.config_parser import parse_config
     from emotion_ft.faults import SAME_COMMAND, writing
     from emotion_ft.training import cross_validation, curves, experiment, report
@@ -67,7 +68,7 @@ def main() -> None:
             experiment.make_deterministic(training)
             if run := finetune(ours, extractor, parts, bad_files, checkpoint):
                 place = ours.training.output_dir
-                report.write_results(place, run.results)
+                run_folder.write_results(place, run.results)
                 write_model_card(place)
                 write_page(place)
         if training.process_index:

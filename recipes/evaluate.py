@@ -43,7 +43,7 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from emotion_ft.config import CONFIG_NAME
+    from emotion_ft import run_folder
     from emotion_ft.config_parser import parse_config
     from emotion_ft.inference import load_model, predict_curves, predict_songs
     from emotion_ft.training import curves, evaluation, experiment, report
@@ -53,7 +53,7 @@ def main() -> None:
     logging.getLogger("emotion_ft").setLevel(logging.INFO)
     disable_progress_bar()
     model_dir = Path(arguments.model)
-    config = parse_config([str(model_dir / CONFIG_NAME), "--rendered_songs", "0", "--precision", "fp32"])
+    config = parse_config([str(model_dir / run_folder.CONFIG), "--rendered_songs", "0", "--precision", "fp32"])
     if arguments.data_root:
         config.data.data_root, config.data.prepared = arguments.data_root, None
     config.data.labels = arguments.labels or config.data.labels
@@ -63,7 +63,7 @@ def main() -> None:
     if arguments.collection:
         songs = evaluation.load_external(arguments.collection, arguments.data_root, model_dir)
     else:
-        split = arguments.split or str(model_dir / experiment.SPLITS_NAME)
+        split = arguments.split or str(model_dir / run_folder.SPLITS)
         songs = experiment.load_side(config.data, split, arguments.songs)
         if arguments.split and arguments.songs != "train":
             evaluation.refuse_known(songs[arguments.songs], model_dir)
@@ -73,7 +73,7 @@ def main() -> None:
     annotated = curves.with_curves(songs) if arguments.curves else None
     table = evaluation.predicted(songs, predict_songs(model, extractor, songs, arguments.batch_size), model_dir)
     scores = score_systems(table)
-    results = model_dir / experiment.RESULTS_NAME
+    results = model_dir / run_folder.RESULTS
     trained = json.loads(results.read_text())["protocol"] if results.is_file() else "of an unfinished run"
     results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **flat(scores)}
     print(f"\nmodel: {trained}\nhere: {songs.info.description}\n{len(songs)} {name} songs; ", end="")

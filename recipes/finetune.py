@@ -16,6 +16,7 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
+    from emotion_ft import run_folder
     from emotion_ft.config_parser import parse_config
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
@@ -46,7 +47,7 @@ def main() -> None:
 
         results, folder = finished.results, training.output_dir
         add_pipeline(folder)
-        report.write_results(folder, results)
+        run_folder.write_results(folder, results)
         write_model_card(folder, training.hub_model_id if push else None)
         page = write_page(folder)
         made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""

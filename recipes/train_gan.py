@@ -19,6 +19,7 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
+    from emotion_ft import run_folder
     from emotion_ft.config_parser import parse_config
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
@@ -45,13 +46,13 @@ def main() -> None:
     learnt, reference = split_reference(songs, config.gan.reference_fraction, training.seed)
     gan.check_batch(config, learnt)
     with writing(folder, "gan_output_dir"):
-        checkpoint = experiment.prepare_output_dir(training, str(folder), gan.GAN_STATE_NAME)
+        checkpoint = experiment.prepare_output_dir(training, str(folder), run_folder.GAN_STATE)
         if checkpoint:
             refuse_changes(config, run, checkpoint)
         elif main_process:
             config.save(folder)
             extractor.save_pretrained(folder)
-            shutil.copytree(run / experiment.SPLITS_NAME, folder / experiment.SPLITS_NAME, dirs_exist_ok=True)
+            shutil.copytree(run / run_folder.SPLITS, folder / run_folder.SPLITS, dirs_exist_ok=True)
         regressor = prepare_regressor(config, learnt, extractor, resumed=checkpoint is not None)
         windows = config.gan.reference_windows
         meter = QualityMeter(model, extractor, learnt, reference, windows, training.seed) if main_process else None
@@ -83,7 +84,7 @@ def main() -> None:
         }
         table = gan_report.quality_table(rows)
         gan_report.write_quality(folder, table)
-        report.write_results(folder, results)
+        run_folder.write_results(folder, results)
         write_gan_card(folder, training.hub_model_id if push else None)
         text = table.to_string(float_format="{:.3f}".format, na_rep="")
         print(f"\n{results['protocol']}\n\n{text}")

@@ -12,6 +12,8 @@ import tempfile
 from copy import deepcopy
 from pathlib import Path
 
+from emotion_ft import run_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 HF_HOME = tempfile.mkdtemp(prefix="emotion_ft-tests-")
 atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
@@ -169,7 +171,6 @@ def gan_dir(tiny_extractor, tmp_path):
     from emotion_ft.modeling import MelGanConfig, MelGenerator
     from emotion_ft.training.cards import write_gan_card
     from emotion_ft.training.gan_report import COLUMNS, quality_table, write_quality
-    from emotion_ft.training.report import write_results
 
     folder = tmp_path / "gan"
     with torch.random.fork_rng():
@@ -180,7 +181,7 @@ def gan_dir(tiny_extractor, tmp_path):
     best = {name: index / 8 for index, name in enumerate(COLUMNS)}
     results = {"protocol": "songs rendered in DEAM's layout", "step": 60, **best}
     write_quality(folder, quality_table({"real": {"frechet": 0.25}, "step 60, kept": best}))
-    write_results(folder, results)
+    run_folder.write_results(folder, results)
     write_gan_card(folder)
     for name in ("plots/samples-000060.png", "plots/quality.png", "discriminator/model.safetensors"):
         (folder / name).parent.mkdir(exist_ok=True)

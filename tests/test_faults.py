@@ -20,12 +20,12 @@ import pytest
 import yaml
 from transformers.trainer import TRAINER_STATE_NAME
 
+from emotion_ft import run_folder
 from emotion_ft.data import features
 from emotion_ft.data.deam import load_deam
 from emotion_ft.data.features import store_log_mels
 from emotion_ft.errors import UsageError
 from emotion_ft.training.experiment import checkpoints
-from emotion_ft.training.gan_inputs import GAN_STATE_NAME
 
 pytestmark = pytest.mark.stress
 
@@ -548,7 +548,7 @@ class TestGan:
         print(f"killed in step {step}")
         at = "before(MelGanTrainer, '{}', lambda self, *args: self.step == {} and {})"
         train(tmp_path, fault=at.format("learn", step, "die()"), code=-signal.SIGKILL)
-        assert not steps(tmp_path, GAN_STATE_NAME)
+        assert not steps(tmp_path, run_folder.GAN_STATE)
         half = """
 import accelerate
 def save(self, folder):
@@ -557,7 +557,7 @@ def save(self, folder):
 before(accelerate.Accelerator, "save_state", lambda self, part: "8" in part.name and save(self, part.mkdir() or part))
 """
         train(tmp_path, fault=half, code=-signal.SIGKILL)
-        assert steps(tmp_path, GAN_STATE_NAME) == [4] and (tmp_path / "checkpoint-8.part").is_dir()
+        assert steps(tmp_path, run_folder.GAN_STATE) == [4] and (tmp_path / "checkpoint-8.part").is_dir()
         run = train(
             tmp_path, resume=True, fault=at.format("learn", 5, "os.kill(os.getpid(), signal.SIGTERM)"), code=143
         )
@@ -571,13 +571,13 @@ before(accelerate.Accelerator, "save_state", lambda self, part: "8" in part.name
         shutil.copytree(trained, tmp_path / "run")
         (tmp_path / "run" / "all_results.json").unlink()
         last = tmp_path / "run" / "checkpoint-9"
-        names = [*last.glob("*.safetensors"), *last.glob("*.bin"), *last.glob("*.pkl"), last / GAN_STATE_NAME]
+        names = [*last.glob("*.safetensors"), *last.glob("*.bin"), *last.glob("*.pkl"), last / run_folder.GAN_STATE]
         assert len(names) == 8
         for path in (*names, last / "average" / "model.safetensors"):
             content = path.read_bytes()
             for damaged in (b"", content[: len(content) // 2]):
                 path.write_bytes(damaged)
-                assert steps(last.parent, GAN_STATE_NAME) == [8], path
+                assert steps(last.parent, run_folder.GAN_STATE) == [8], path
             path.write_bytes(content)
         path.write_bytes(b"")
         run = train(last.parent, resume=True)

@@ -18,13 +18,13 @@ import yaml
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
+from emotion_ft import run_folder
 from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
 from emotion_ft.hub import push, shared_files
 from emotion_ft.inference import load_model, predict_file, predict_log_mel
 from emotion_ft.training.cards import write_model_card
 from emotion_ft.training.metrics import score
-from emotion_ft.training.report import write_table
 from emotion_ft.training.repository import add_pipeline
 from emotion_ft.training.scores import flat
 
@@ -92,7 +92,7 @@ def run(tiny_model, tiny_extractor, results, tmp_path):
     tiny_extractor.save_pretrained(folder)
     add_pipeline(folder)
     scores, values = results
-    write_table(folder, "scores.csv", scores.reset_index())
+    run_folder.write_table(folder, "scores.csv", scores.reset_index())
     (folder / "all_results.json").write_text(json.dumps(values))
     write_model_card(folder)
     return folder

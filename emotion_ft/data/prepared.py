@@ -22,6 +22,7 @@ from datasets import Dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 
+from .. import run_folder
 from ..errors import UsageError
 from .songs import songs_dataset
 
@@ -39,7 +40,7 @@ def refuse_in_use(output: str | Path) -> None:
         system, root = fsspec.url_to_fs(str(output))
         is_file, folder = system.isfile(root), system.isdir(root)
         names = [os.path.basename(path.rstrip("/")) for path in system.ls(root, detail=False)] if folder else []
-    ours = {COLLECTION_NAME, LABELS, LOG_MELS, "README.md"}
+    ours = {COLLECTION_NAME, LABELS, LOG_MELS, run_folder.CARD}
     others = sorted(name for name in names if name not in ours and not name.startswith(PART))
     if others or is_file:
         what = others[0] if others else "a file"

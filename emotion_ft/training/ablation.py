@@ -18,11 +18,12 @@ import pandas as pd
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
+from .. import run_folder
 from ..config import Config
 from ..data.splits import write_split
 from ..errors import UsageError
 from . import gan_report
-from .experiment import RESULTS_NAME, SPLITS_NAME, last_checkpoint
+from .experiment import last_checkpoint
 
 NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
 
@@ -93,11 +94,11 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        return (self.folder / RESULTS_NAME).is_file()
+        return (self.folder / run_folder.RESULTS).is_file()
 
     @property
     def results(self) -> dict:
-        return json.loads((self.folder / RESULTS_NAME).read_text())
+        return json.loads((self.folder / run_folder.RESULTS).read_text())
 
 
 SET_BY_STUDY = ("seed", "split", "output_dir", "gan_output_dir", "finetuned", "gan", "max_steps", "num_train_epochs")
@@ -127,7 +128,7 @@ def settle(folder: Path, settings: dict, config: Path) -> None:
     Raises:
         AblationError: when the folder holds runs with other settings; their numbers would not compare.
     """
-    note = folder / "study.json"
+    note = folder / run_folder.STUDY
     settings = {**settings, "config": config.read_text()}
     if note.is_file():
         differing = [name for name, value in json.loads(note.read_text()).items() if settings.get(name) != value]
@@ -149,7 +150,7 @@ def write_subsets(songs: DatasetDict, folder: Path, sizes: list[int], seeds: ran
     for seed in seeds:
         order = np.random.default_rng([seed, len(splits["train"])]).permutation(splits["train"])
         for size in sizes:
-            write_split({**splits, "train": order[:size].tolist()}, _cell(folder, size, seed) / SPLITS_NAME)
+            write_split({**splits, "train": order[:size].tolist()}, _cell(folder, size, seed) / run_folder.SPLITS)
 
 
 def plan(
@@ -164,7 +165,7 @@ def plan(
         for seed in seeds:
             cell = _cell(folder, size, seed)
             places = {arm.name: cell / _slug(arm.name) for arm in STUDIES[study]}
-            shared = (config, *flags, "--seed", str(seed), "--split", str(cell / SPLITS_NAME))
+            shared = (config, *flags, "--seed", str(seed), "--split", str(cell / run_folder.SPLITS))
             runs = []
             for arm in STUDIES[study]:
                 output = "--output_dir" if arm.recipe == "finetune" else "--gan_output_dir"
@@ -207,7 +208,7 @@ def carry_out(cells: list[list[Run]], jobs: int) -> None:
 
 def _run(run: Run, environment: dict[str, str]) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    log = run.folder / "log.txt"
+    log = run.folder / run_folder.LOG
     resume = ("--resume_from_checkpoint",) if last_checkpoint(run.folder, run.arm.state) else ()
     with open(log, "a") as file:
         code = subprocess.run([sys.executable, *run.command, *resume], stdout=file, stderr=file, env=environment)

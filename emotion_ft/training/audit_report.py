@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from .. import run_folder
 from ..data.audit import Audit, to_markdown
 from .report import save_figure
 
@@ -14,8 +15,8 @@ def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(audit, root)
-    (folder / "audit.md").write_text(text)
-    audit.songs.to_csv(folder / "audit.csv", float_format="%.4f")
+    (folder / run_folder.AUDIT_REPORT).write_text(text)
+    audit.songs.to_csv(folder / run_folder.AUDIT_SONGS, float_format="%.4f")
     plot_exchange(folder, audit)
     plot_labels(folder, audit)
     return text

@@ -8,16 +8,14 @@ import pandas as pd
 import yaml
 from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData, RepoCard
 
-from ..config import CONFIG_NAME
+from .. import run_folder
 from ..data.prepared import LABELS, LOG_MELS, SUFFIX, read_about
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
 from ..templates import template
 from . import gan_report, report
 from .curves import ROWS, read_curve_scores
-from .experiment import AUDIT_NAME, RESULTS_NAME
 from .metrics import DIMENSIONS, METRICS
-from .repository import CARD_NAME
 
 NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
 HUB_METRICS = {"rmse": "rmse", "mae": "mae", "r2": "r_squared", "r": "pearsonr", "ccc": "ccc"}
@@ -59,10 +57,10 @@ def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
         UsageError: when the folder holds no finished run.
     """
     folder = Path(folder)
-    results = _results(folder, report.SCORES_NAME)
-    scores = pd.read_csv(folder / report.SCORES_NAME, index_col=["labels", "system"])
+    results = _results(folder, run_folder.SCORES)
+    scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
     curve_scores = read_curve_scores(folder)
-    config = folder / CONFIG_NAME
+    config = folder / run_folder.CONFIG
     return _write_model_card(
         folder,
         model_id,
@@ -103,8 +101,8 @@ def write_gan_card(folder: str | Path, model_id: str | None = None) -> Path:
         UsageError: when the folder holds no finished GAN.
     """
     folder = Path(folder)
-    results = _results(folder, gan_report.QUALITY_NAME)
-    table = pd.read_csv(folder / gan_report.QUALITY_NAME, index_col="windows").rename_axis(None)
+    results = _results(folder, run_folder.QUALITY)
+    table = pd.read_csv(folder / run_folder.QUALITY, index_col="windows").rename_axis(None)
     cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
     data = ModelCardData(library_name="transformers", tags=["music-emotion-recognition", "gan", "emotion_ft"])
     return _render(
@@ -214,7 +212,7 @@ def _write_model_card(
         curve_table=curve_table,
         legend=report.LEGEND,
         interval_line=report.interval_line(results) if "interval_level" in results else None,
-        audit=(folder / AUDIT_NAME / "audit.md").is_file(),
+        audit=(folder / run_folder.AUDIT / run_folder.AUDIT_REPORT).is_file(),
         architecture=ASTEmotionConfig.from_pretrained(folder),
         base_model=base_model,
         checkpoint=checkpoint,
@@ -237,7 +235,7 @@ def _render(folder: Path, data: ModelCardData, name: str, model_id: str | None, 
         results=results,
         extractor=extractor,
         window_seconds=f"{(extractor.max_length - 1) * extractor.hop_length / extractor.sampling_rate:g}",
-        plots={path.name for path in folder.glob(f"{report.PLOTS_NAME}/*.png")},
+        plots={path.name for path in folder.glob(f"{run_folder.PLOTS}/*.png")},
         **values,
     )
 
@@ -253,15 +251,15 @@ def _fill(folder: Path, data: CardData, name: str, repo_id: str | None, protocol
         kinds=sorted({kind for _, kind in collections}),
         **values,
     )
-    RepoCard(text, ignore_metadata_errors=False).save(folder / CARD_NAME)
-    return folder / CARD_NAME
+    RepoCard(text, ignore_metadata_errors=False).save(folder / run_folder.CARD)
+    return folder / run_folder.CARD
 
 
 def _results(folder: Path, table: str) -> dict[str, Any]:
     """`all_results.json` of a folder that has its table, too."""
-    if missing := [name for name in (RESULTS_NAME, table) if not (folder / name).is_file()]:
+    if missing := [name for name in (run_folder.RESULTS, table) if not (folder / name).is_file()]:
         raise UsageError(f"no card for '{folder}': it holds no finished run, no {', no '.join(missing)}.")
-    return json.loads((folder / RESULTS_NAME).read_text())
+    return json.loads((folder / run_folder.RESULTS).read_text())
 
 
 def _collections(protocol: str) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,14 +11,14 @@ import yaml
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
+from .. import run_folder
 from ..config import Config
 from ..data.songs import artists_of, grouping, select_splits
 from ..data.splits import SplitError, Splits, first_ids, k_folds
 from ..errors import UsageError
 from ..modeling import ASTEmotionFeatureExtractor
-from . import report
 from .curves import read_curve_scores
-from .experiment import RESULTS_NAME, SPLITS_NAME, clear, last_checkpoint
+from .experiment import last_checkpoint
 from .metrics import DIMENSIONS
 from .scores import (
     artist_of_song,
@@ -32,7 +31,6 @@ from .scores import (
 )
 from .song_plots import plot_held_out
 
-NOTE_NAME = "cross_validation.json"
 PLACES = (
     "data_root",
     "prepared",
@@ -79,8 +77,8 @@ def settle(config: Config, folder: Path, protocol: str) -> None:
     with PartialState().main_process_first():
         if not PartialState().is_main_process:
             return
-        note = folder / NOTE_NAME
-        if not note.is_file() and ((folder / RESULTS_NAME).is_file() or last_checkpoint(folder)):
+        note = folder / run_folder.CROSS_VALIDATION
+        if not note.is_file() and ((folder / run_folder.RESULTS).is_file() or last_checkpoint(folder)):
             raise UsageError(f"'{folder}' holds a run and no cross-validation: choose another --output.")
         anew = config.training.overwrite_output_dir
         settings = {"protocol": protocol, "config": _settings(config)}
@@ -91,9 +89,7 @@ def settle(config: Config, folder: Path, protocol: str) -> None:
             )
         folder.mkdir(parents=True, exist_ok=True)
         if anew:
-            clear(folder)
-            for old in folder.glob("fold-*"):
-                shutil.rmtree(old)
+            run_folder.clear(folder)
         config.save(folder)
         note.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -136,7 +132,7 @@ def fold_config(config: Config, folder: Path, fold: int) -> Config:
     ours = copy.deepcopy(config)
     place = fold_folder(folder, fold)
     ours.training.output_dir = str(place)
-    ours.data.split = str(place / SPLITS_NAME)
+    ours.data.split = str(place / run_folder.SPLITS)
     going_on = last_checkpoint(place) is not None
     ours.training.resume_from_checkpoint = "last" if going_on else None
     ours.training.overwrite_output_dir = not going_on
@@ -145,7 +141,7 @@ def fold_config(config: Config, folder: Path, fold: int) -> Config:
 
 def finished(folder: Path, fold: int) -> bool:
     """Whether a fold has been scored."""
-    return (fold_folder(folder, fold) / RESULTS_NAME).is_file()
+    return (fold_folder(folder, fold) / run_folder.RESULTS).is_file()
 
 
 def pool(folder: Path, folds: int) -> pd.DataFrame:
@@ -155,7 +151,7 @@ def pool(folder: Path, folds: int) -> pd.DataFrame:
         UsageError: when a song is in two folds, so that they cannot be of one cross-validation.
     """
     tables = [
-        read_table(fold_folder(folder, fold) / report.PREDICTIONS_NAME).assign(fold=fold) for fold in range(folds)
+        read_table(fold_folder(folder, fold) / run_folder.PREDICTIONS).assign(fold=fold) for fold in range(folds)
     ]
     table = pd.concat(tables, ignore_index=True).sort_values("song_id", ignore_index=True)
     if twice := sorted(set(table["song_id"][table["song_id"].duplicated()])):
@@ -174,7 +170,7 @@ def score_folds(table: pd.DataFrame) -> pd.DataFrame:
 
 def pooled_results(folder: Path, folds: int) -> dict[str, float]:
     """What the folds say beside their predictions: coverage over all songs, and the mean over folds of the rest."""
-    results = [json.loads((fold_folder(folder, fold) / RESULTS_NAME).read_text()) for fold in range(folds)]
+    results = [json.loads((fold_folder(folder, fold) / run_folder.RESULTS).read_text()) for fold in range(folds)]
     songs = [result["test_songs"] for result in results]
     pooled = {
         "test_songs": sum(songs),
@@ -216,11 +212,11 @@ def write_pooled(
     protocol = f"{songs.info.description}; {protocol}"
     results = {"protocol": protocol, "labels": scores.index[0][0], "folds": folds}
     results |= {**pooled_results(folder, folds), **flat(scores)}
-    report.write_table(folder, report.PREDICTIONS_NAME, table)
-    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
-    report.write_table(folder, report.FOLD_SCORES_NAME, fold_scores.rename_axis("fold").reset_index())
+    run_folder.write_table(folder, run_folder.PREDICTIONS, table)
+    run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
+    run_folder.write_table(folder, run_folder.FOLD_SCORES, fold_scores.rename_axis("fold").reset_index())
     if curve_scores is not None:
-        report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
+        run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
     plot_held_out(folder, table, scores, protocol, songs, extractor)
-    report.write_results(folder, results)
+    run_folder.write_results(folder, results)
     return scores, fold_scores, curve_scores, results

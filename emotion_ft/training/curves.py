@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from .. import run_folder
 from ..errors import UsageError
 from .metrics import DIMENSIONS, concordance_correlation, pearson_r
-from .report import CURVE_SCORES_NAME
 
 METRICS = ("rmse", "r", "ccc")
 ROWS = {
@@ -89,5 +89,5 @@ def text_table(scores: pd.DataFrame) -> str:
 
 def read_curve_scores(folder: str | Path) -> pd.DataFrame | None:
     """The scores that a run has left in its folder; None where it has left none."""
-    path = Path(folder, CURVE_SCORES_NAME)
+    path = Path(folder, run_folder.CURVE_SCORES)
     return pd.read_csv(path, index_col="scored") if path.is_file() else None

@@ -14,13 +14,12 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from .. import run_folder
 from ..config import TrainingConfig
 from ..data.augment import TrainingTransform
 from ..modeling import ASTForEmotionRegression
 
 logger = logging.getLogger(__name__)
-
-STORE_NAME = "embeddings-{}.safetensors"
 
 
 class Embedded(torch.utils.data.Dataset):
@@ -78,7 +77,7 @@ def embed(
     """
     transform = songs.format["format_kwargs"]["transform"]
     model.to(training.device).eval()
-    file = Path(training.output_dir, STORE_NAME.format(name))
+    file = Path(training.output_dir, run_folder.EMBEDDINGS.format(name))
     key = _key(model, songs, training.precision, crops)
     tensors = _read(file, key) if file.is_file() else None
     if tensors is None:

@@ -7,9 +7,9 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from transformers import PretrainedConfig
 
+from .. import run_folder
 from ..data.csv_collection import load_collection_file
 from ..data.splits import SplitError, first_ids
-from .experiment import SONGS_NAME
 from .intervals import coverage
 from .metrics import DIMENSIONS
 from .provenance import same_songs, seen_songs
@@ -47,8 +47,8 @@ def refuse_known(songs: Dataset, model_dir: str | Path) -> None:
 def predicted(songs: Dataset, predictions: np.ndarray, model_dir: str | Path) -> pd.DataFrame:
     """`scores.predictions_table` of the model (songs, 2), and of the mean training label where its folder knows it."""
     systems = {"model": predictions}
-    if Path(model_dir, SONGS_NAME).is_file():
-        labels = read_table(Path(model_dir, SONGS_NAME)).query("split == 'train'")[list(DIMENSIONS)]
+    if Path(model_dir, run_folder.SONGS).is_file():
+        labels = read_table(Path(model_dir, run_folder.SONGS)).query("split == 'train'")[list(DIMENSIONS)]
         systems["mean"] = np.tile(labels.mean().to_numpy(), (len(songs), 1))
     return predictions_table(songs, systems)
 

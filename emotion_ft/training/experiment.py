@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import enable_full_determinism, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .. import run_folder
 from ..config import Config, DataConfig, TrainingConfig
 from ..data.audit import audit
 from ..data.csv_collection import load_collection_file
@@ -26,16 +27,10 @@ from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
-from . import audit_report, damage, report
+from . import audit_report, damage
 from .scores import songs_table
 
 logger = logging.getLogger(__name__)
-
-RESULTS_NAME = "all_results.json"
-SPLITS_NAME = "splits"
-SONGS_NAME = "songs.csv"
-BAD_FILES_NAME = "bad_files.csv"
-AUDIT_NAME = "audit"
 
 
 class OutputDirError(UsageError):
@@ -93,7 +88,7 @@ def prepare_output_dir(
             if PartialState().is_main_process:
                 pass_over_damaged(folder, state_name)
         return str(checkpoint)
-    finished = (folder / RESULTS_NAME).is_file()
+    finished = (folder / run_folder.RESULTS).is_file()
     if (finished or last) and not training.overwrite_output_dir:
         state = "a finished run" if finished else f"an unfinished run (up to {last.name})"
         resume = "" if finished else " --resume_from_checkpoint to go on,"
@@ -105,7 +100,7 @@ def prepare_output_dir(
         if PartialState().is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             if finished or last:
-                clear(folder)
+                run_folder.clear(folder)
             pass_over_damaged(folder, state_name)
     if not folder.is_dir():
         raise OutputDirError(
@@ -113,15 +108,6 @@ def prepare_output_dir(
             "folder that they share."
         )
     return None
-
-
-def clear(folder: Path) -> None:
-    """Remove a run, and with it every file that would stand beside the next run's split and not belong to it."""
-    names = ("model.safetensors", RESULTS_NAME, report.PREDICTIONS_NAME, report.SCORES_NAME, report.PLOTS_NAME)
-    names += ("README.md", SONGS_NAME, AUDIT_NAME, report.CURVE_SCORES_NAME, report.FOLD_SCORES_NAME, report.PAGE_NAME)
-    names += (report.TRACKING_NAME, "discriminator", "regressor")
-    for old in [*folder.glob("checkpoint-*"), *(folder / name for name in names)]:
-        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
 
 
 def make_deterministic(training: TrainingConfig) -> None:
@@ -241,15 +227,15 @@ def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
     """
     folder = Path(config.training.output_dir)
     config.save(folder)
-    write_split({name: split["song_id"][:] for name, split in songs.items()}, folder / SPLITS_NAME)
+    write_split({name: split["song_id"][:] for name, split in songs.items()}, folder / run_folder.SPLITS)
     sides = [songs_table(side).assign(split=name) for name, side in songs.items()]
-    pd.concat(sides).to_csv(folder / SONGS_NAME, index=False, float_format="%.4f")
-    (folder / BAD_FILES_NAME).unlink(missing_ok=True)
+    pd.concat(sides).to_csv(folder / run_folder.SONGS, index=False, float_format="%.4f")
+    (folder / run_folder.BAD_FILES).unlink(missing_ok=True)
     if bad:
-        pd.DataFrame(bad).to_csv(folder / BAD_FILES_NAME, index=False)
+        pd.DataFrame(bad).to_csv(folder / run_folder.BAD_FILES, index=False)
 
 
 def write_audit(folder: str | Path, data: DataConfig) -> None:
     """Write the audit of DEAM's folder, if the run has one, into `audit/`."""
     if data.data_root is not None and not data.prepared and PartialState().is_main_process:
-        audit_report.write_audit(Path(folder, AUDIT_NAME), audit(data.data_root), data.data_root)
+        audit_report.write_audit(Path(folder, run_folder.AUDIT), audit(data.data_root), data.data_root)

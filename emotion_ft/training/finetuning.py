@@ -8,6 +8,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from transformers import TrainerState
 
+from .. import run_folder
 from ..config import Config
 from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
 from ..data.features import BadFile
@@ -166,9 +167,9 @@ def _write(
 ) -> None:
     """Tables and plots beside the model."""
     table, scores, curve_scores, results = finished
-    report.write_table(folder, report.PREDICTIONS_NAME, table)
-    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+    run_folder.write_table(folder, run_folder.PREDICTIONS, table)
+    run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     if curve_scores is not None:
-        report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
+        run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
     report.plot_learning_curve(folder, state, config.training.unfreeze_at)
     song_plots.plot_held_out(folder, table, scores, results["protocol"], test, extractor)

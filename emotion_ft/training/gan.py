@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor, get_scheduler
 
-from .. import faults
+from .. import faults, run_folder
 from ..config import Config
 from ..data.augment import TrainingTransform, with_transform
 from ..data.songs import labels_of
@@ -33,9 +33,8 @@ from ..data.synthetic import draw_emotions
 from ..errors import UsageError
 from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
 from ..scale import to_unit
-from . import gan_report, losses, report, signals
+from . import gan_report, losses, signals
 from .experiment import checkpoints, last_checkpoint
-from .gan_inputs import GAN_STATE_NAME
 from .quality import Quality, QualityMeter, shortfall, song_windows
 
 logger = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class MelGanTrainer:
             mixed_precision="no" if training.precision == "fp32" else training.precision,
             cpu=training.use_cpu,
             log_with=training.report_to or None,
-            project_config=ProjectConfiguration(self.folder, logging_dir=self.folder / report.TRACKING_NAME),
+            project_config=ProjectConfiguration(self.folder, logging_dir=self.folder / run_folder.TRACKING),
             step_scheduler_with_optimizer=False,  # else every process would step the schedule
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 training.gradient_accumulation_steps, sync_with_dataloader=False
@@ -301,7 +300,7 @@ class MelGanTrainer:
         # With loss scaling, gradients overflow now and then, and the step is skipped.
         watched = [v for name, v in means.items() if self.training.precision != "fp16" or not name.endswith("norm")]
         if not all(math.isfinite(value) for value in watched):
-            last = last_checkpoint(self.folder, GAN_STATE_NAME)
+            last = last_checkpoint(self.folder, run_folder.GAN_STATE)
             kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
             shown = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in means.items())
             raise GanError(
@@ -358,7 +357,7 @@ class MelGanTrainer:
         self._draw()
         if self.step and self.best is self.history[-1]:
             self.average.module.save_pretrained(self.folder)
-            self.bare_discriminator.save_pretrained(self.folder / "discriminator")
+            self.bare_discriminator.save_pretrained(self.folder / run_folder.DISCRIMINATOR)
 
     @staticmethod
     def alarms(quality: Quality) -> list[str]:
@@ -401,11 +400,11 @@ class MelGanTrainer:
         if self.accelerator.is_main_process:
             self.average.module.save_pretrained(part / "average")
             state = {"step": self.step, "accuracy": self.accuracy, "history": self.history}
-            (part / GAN_STATE_NAME).write_text(json.dumps(state, indent=2) + "\n")
+            (part / run_folder.GAN_STATE).write_text(json.dumps(state, indent=2) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
             if self.training.save_total_limit:
-                for old in checkpoints(self.folder, GAN_STATE_NAME)[: -self.training.save_total_limit]:
+                for old in checkpoints(self.folder, run_folder.GAN_STATE)[: -self.training.save_total_limit]:
                     shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         return folder
@@ -413,7 +412,7 @@ class MelGanTrainer:
     def resume(self, checkpoint: str | Path) -> None:
         """Go on from the folder that `save` wrote last, with the settings that the run was started with."""
         self.accelerator.load_state(str(checkpoint))
-        state = json.loads((Path(checkpoint) / GAN_STATE_NAME).read_text())
+        state = json.loads((Path(checkpoint) / run_folder.GAN_STATE).read_text())
         self.step, self.accuracy, self.history = state["step"], state["accuracy"], state["history"]
         average = MelGenerator.from_pretrained(Path(checkpoint) / "average", dtype=torch.float32)
         self.average.module.load_state_dict(average.state_dict(), strict=True)

@@ -9,7 +9,8 @@ from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
 from transformers import SequenceFeatureExtractor
 
-from ..config import CONFIG_NAME, Config
+from .. import run_folder
+from ..config import Config
 from ..config_parser import parse_config
 from ..data.augment import with_transform
 from ..data.features import FRONT_END_SETTINGS
@@ -25,8 +26,6 @@ from . import experiment
 
 logger = logging.getLogger(__name__)
 
-GAN_STATE_NAME = "gan_state.json"  # what makes a GAN's checkpoint whole
-
 
 def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtractor, name: str) -> None:
     """Raise a `UsageError` that lists the settings in which this configuration's front end differs from `name`'s."""
@@ -39,13 +38,13 @@ def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtra
     if differences:
         raise UsageError(
             f"section 'audio' differs from that of '{name}': {'; '.join(differences)}. Their windows do not mix: use "
-            f"the settings in {Path(name) / CONFIG_NAME}."
+            f"the settings in {Path(name) / run_folder.CONFIG}."
         )
 
 
 def check_labels(config: Config, folder: str | Path) -> Config:
     """The configuration of that folder's run; raise a `UsageError` unless it treats labels as `config` does."""
-    theirs = parse_config([str(Path(folder) / CONFIG_NAME), "--precision", "fp32"])
+    theirs = parse_config([str(Path(folder) / run_folder.CONFIG), "--precision", "fp32"])
     if theirs.data.labels != config.data.labels:
         raise UsageError(
             f"labels are {config.data.labels} here, but {theirs.data.labels} in '{folder}': use the same."
@@ -66,7 +65,7 @@ def load_train_songs(
         UsageError: when the folder holds no finished run, or one with another front end or other labels.
         SplitError: when its id lists cannot be read, or a song is both in train and held out.
     """
-    for name in (CONFIG_NAME, experiment.SPLITS_NAME, experiment.RESULTS_NAME):
+    for name in (run_folder.CONFIG, run_folder.SPLITS, run_folder.RESULTS):
         if not (Path(run) / name).exists():
             raise UsageError(
                 f"'{run}' is no finished fine-tuning run, {name} is missing: a GAN learns from the train split that "
@@ -81,7 +80,7 @@ def load_train_songs(
             f"'{run}' was fine-tuned with the windows of {trained.synthetic.gan}: what measures a GAN must never have "
             "seen a fake. Name a run without --gan."
         )
-    songs = experiment.load_side(config.data, Path(run) / experiment.SPLITS_NAME, "train")
+    songs = experiment.load_side(config.data, Path(run) / run_folder.SPLITS, "train")
     songs, _ = experiment.store_features(songs, extractor, config.data)
     return songs["train"], model
 
@@ -96,12 +95,12 @@ RESUMED = {
 def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> None:
     """Raise a `UsageError` unless a GAN goes on from its last checkpoint, with the songs and settings of its start."""
     folder = Path(config.gan.gan_output_dir)
-    last = experiment.last_checkpoint(folder, GAN_STATE_NAME)
+    last = experiment.last_checkpoint(folder, run_folder.GAN_STATE)
     if last is None or Path(checkpoint).resolve() != last.resolve():
         raise UsageError(
             f"a GAN goes on from the last checkpoint in its gan_output_dir, {last}, not from {checkpoint}."
         )
-    theirs = parse_config([str(folder / CONFIG_NAME)])
+    theirs = parse_config([str(folder / run_folder.CONFIG)])
     sections = {name: [f.name for f in fields(getattr(config, name))] for name in ("audio", "spec_augment", "gan")}
     sections["gan"] = sorted(set(sections["gan"]) - {"gan_output_dir", "finetuned", "measure_steps"})
     changes = [
@@ -110,12 +109,12 @@ def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> N
         for key in keys
         if getattr(getattr(config, section), key) != getattr(getattr(theirs, section), key)
     ]
-    if read_split(Path(run) / experiment.SPLITS_NAME) != read_split(folder / experiment.SPLITS_NAME):
+    if read_split(Path(run) / run_folder.SPLITS) != read_split(folder / run_folder.SPLITS):
         changes.append(f"the id lists in '{run}' are others")
     if changes:
         raise UsageError(
-            f"'{folder}' cannot be resumed: {'; '.join(changes)}. Resume with the settings in {folder / CONFIG_NAME}, "
-            "or start anew with --overwrite_output_dir."
+            f"'{folder}' cannot be resumed: {'; '.join(changes)}. Resume with the settings in "
+            f"{folder / run_folder.CONFIG}, or start anew with --overwrite_output_dir."
         )
 
 
@@ -178,8 +177,8 @@ def _check(
 ) -> None:
     """Same front end, same labels, and nothing learnt from what is held out here."""
     check_front_end(ours, theirs, folder)
-    for name in (experiment.SPLITS_NAME, CONFIG_NAME, experiment.RESULTS_NAME):
+    for name in (run_folder.SPLITS, run_folder.CONFIG, run_folder.RESULTS):
         if not (Path(folder) / name).exists():
             raise UsageError(f"'{folder}' holds no finished run, or does not say what it learnt from: no {name}.")
-    refuse_leak(read_split(Path(folder) / experiment.SPLITS_NAME)["train"], splits, f"'{folder}'")
+    refuse_leak(read_split(Path(folder) / run_folder.SPLITS)["train"], splits, f"'{folder}'")
     check_labels(config, folder)

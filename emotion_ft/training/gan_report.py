@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .. import run_folder
 from ..scale import from_unit
 from .metrics import DIMENSIONS
-from .report import save_figure, write_table
+from .report import save_figure
 
-QUALITY_NAME = "quality.csv"
 LEGEND = """\
 FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;
 FD share: of the untrained generator's. CCC: between the emotion asked for and what that model hears, which was itself
@@ -39,7 +39,7 @@ def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
 
 def write_quality(folder: str | Path, table: pd.DataFrame) -> Path:
     """Write `quality.csv`, the table of `quality_table`."""
-    return write_table(folder, QUALITY_NAME, table.reset_index())
+    return run_folder.write_table(folder, run_folder.QUALITY, table.reset_index())
 
 
 def speed_line(results: dict[str, float | None], precision: str) -> str:

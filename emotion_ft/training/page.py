@@ -12,13 +12,12 @@ import yaml
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from ..config import CONFIG_NAME
+from .. import run_folder
 from ..errors import UsageError
 from ..templates import template
 from . import report
-from .cross_validation import NOTE_NAME, fold_folder
+from .cross_validation import fold_folder
 from .curves import ROWS, read_curve_scores
-from .experiment import AUDIT_NAME, RESULTS_NAME, SONGS_NAME
 from .metrics import DIMENSIONS, METRICS
 from .scores import CEILING, TEXT, read_table, references, system_predictions
 from .song_plots import QUADRANTS
@@ -58,21 +57,21 @@ def write_page(folder: str | Path) -> Path:
     folder = Path(folder)
     results = _results(folder)
     folds = range(results.get("folds", 0))
-    songs = _read_songs(folder / report.PREDICTIONS_NAME)
-    scores = pd.read_csv(folder / report.SCORES_NAME, index_col=["labels", "system"])
+    songs = _read_songs(folder / run_folder.PREDICTIONS)
+    scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
     blocks = report.blocks(scores)
     treatment, first = next(iter(blocks.items()))
     ranking = first["mean_ccc"].drop(CEILING, errors="ignore").sort_values(ascending=False)
-    fold_scores = folder / report.FOLD_SCORES_NAME
+    fold_scores = folder / run_folder.FOLD_SCORES
     if folds and fold_scores.is_file():
         model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]
         first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
     tables = {name: _cells(block) for name, block in (blocks | {treatment: first}).items()}
     curve_scores = read_curve_scores(folder)
     runs = {f"fold {fold}": fold_folder(folder, fold) for fold in folds} or {"": folder}
-    config = folder / CONFIG_NAME
+    config = folder / run_folder.CONFIG
     config_text = config.read_text() if config.is_file() else None
-    page = template(report.PAGE_NAME).render(
+    page = template(run_folder.PAGE).render(
         name=folder.resolve().name,
         folder=folder,
         runs=runs,
@@ -81,7 +80,7 @@ def write_page(folder: str | Path) -> Path:
         config=yaml.safe_load(config_text or "{}"),
         config_text=config_text,
         sides=_sides(runs),
-        audit=_audit(folder / AUDIT_NAME / "audit.md"),
+        audit=_audit(folder / run_folder.AUDIT / run_folder.AUDIT_REPORT),
         tables=tables,
         headline=next(iter(tables[treatment].values())),
         ranking=ranking.to_dict(),
@@ -97,7 +96,7 @@ def write_page(folder: str | Path) -> Path:
         titles=report.TITLES | {"r2": "R²"},
         legend=report.LEGEND,
     )
-    path = folder / report.PAGE_NAME
+    path = folder / run_folder.PAGE
     path.write_text(page.lstrip(), encoding="utf-8")
     return path
 
@@ -120,12 +119,12 @@ def quadrant_errors(songs: pd.DataFrame) -> list[dict]:
 
 def _results(folder: Path) -> dict:
     """`all_results.json`, of a folder that has the tables, too."""
-    needed = (RESULTS_NAME, report.PREDICTIONS_NAME, report.SCORES_NAME)
+    needed = (run_folder.RESULTS, run_folder.PREDICTIONS, run_folder.SCORES)
     missing = [name for name in needed if not (folder / name).is_file()]
     if not missing:
-        return json.loads((folder / RESULTS_NAME).read_text())
+        return json.loads((folder / run_folder.RESULTS).read_text())
     place = shlex.quote(str(folder))
-    if (folder / NOTE_NAME).is_file():
+    if (folder / run_folder.CROSS_VALIDATION).is_file():
         command = f"accelerate launch recipes/cross_validate.py CONFIG --output {place} goes on with it"
     else:
         command = f"accelerate launch recipes/finetune.py CONFIG --output_dir {place} makes one"
@@ -166,7 +165,7 @@ def _forests(rows: dict[str, dict[str, Cell]]) -> list[Forest]:
 
 def _sides(runs: dict[str, Path]) -> pd.DataFrame | None:
     """Songs by run and source, a column a side; None where a run has not left its list."""
-    lists = {name: run / SONGS_NAME for name, run in runs.items()}
+    lists = {name: run / run_folder.SONGS for name, run in runs.items()}
     if not all(path.is_file() for path in lists.values()):
         return None
     songs = pd.concat([read_table(path).assign(run=name) for name, path in lists.items()])
@@ -199,7 +198,7 @@ def _png(path: Path) -> str | None:
 
 def _commands(folder: Path, folds: int) -> list[str]:
     """What makes the run again, beside the first, and this page."""
-    place, config, again = (shlex.quote(str(path)) for path in (folder, folder / CONFIG_NAME, f"{folder}-again"))
+    place, config, again = (shlex.quote(str(path)) for path in (folder, folder / run_folder.CONFIG, f"{folder}-again"))
     if folds:
         run = f"accelerate launch recipes/cross_validate.py {config} --folds {folds} --output {again}"
     else:

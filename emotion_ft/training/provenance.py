@@ -5,11 +5,11 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
+from .. import run_folder
 from ..data.leaks import refuse_same_songs
 from ..data.songs import artists_of
 from ..data.splits import SPLIT_NAMES, SplitError, artist_key, first_ids, read_split
 from ..errors import UsageError
-from .experiment import SONGS_NAME, SPLITS_NAME
 from .scores import read_table
 
 
@@ -19,9 +19,9 @@ def seen_songs(folder: str | Path) -> pd.DataFrame:
     Raises:
         UsageError: when the model's folder does not say.
     """
-    path = Path(folder, SONGS_NAME)
+    path = Path(folder, run_folder.SONGS)
     if not path.is_file():
-        raise UsageError(f"'{folder}' does not say which songs it was trained on: no {SONGS_NAME}.")
+        raise UsageError(f"'{folder}' does not say which songs it was trained on: no {run_folder.SONGS}.")
     songs = read_table(path)
     return songs[songs["split"] != "test"].reset_index(drop=True)
 
@@ -35,7 +35,7 @@ def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: boo
         group_by_artist: whether songs by artists that it was trained on count, too.
     """
     folder = next(
-        (place for place in (Path(checkpoint), Path(checkpoint).parent) if (place / SONGS_NAME).is_file()), None
+        (place for place in (Path(checkpoint), Path(checkpoint).parent) if (place / run_folder.SONGS).is_file()), None
     )
     if folder is None:
         return
@@ -46,7 +46,7 @@ def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: boo
         if same := sorted(set(side["song_id"]) & set(seen["song_id"])):
             raise SplitError(
                 f"'{checkpoint}' was trained or selected on {len(same)} of the {len(side)} {name} songs: "
-                f"{first_ids(same)}. Start from it with its own split, --split {folder / SPLITS_NAME}, or from "
+                f"{first_ids(same)}. Start from it with its own split, --split {folder / run_folder.SPLITS}, or from "
                 "weights that have not seen them."
             )
         if shared := sorted(key for key, artist in artists_of(side).items() if artist_key(artist) in known):
@@ -59,18 +59,18 @@ def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: boo
 
 def refuse_another_split(folder: str | Path, songs: DatasetDict) -> None:
     """Raise a `SplitError` unless a run goes on with the songs on each side, and the labels, that it began with."""
-    if not (Path(folder) / SPLITS_NAME).is_dir():
+    if not (Path(folder) / run_folder.SPLITS).is_dir():
         return
-    theirs = read_split(Path(folder) / SPLITS_NAME)
+    theirs = read_split(Path(folder) / run_folder.SPLITS)
     changes = []
     for name in SPLIT_NAMES:
         if others := sorted(set(songs[name]["song_id"]) ^ set(theirs[name])):
             changes.append(f"{name} differs in {len(others)} songs, {first_ids(others)}")
-    if not changes and (Path(folder) / SONGS_NAME).is_file():
+    if not changes and (Path(folder) / run_folder.SONGS).is_file():
         labels = {
             key: name for side in songs.values() for key, name in zip(side["song_id"], side["labels"], strict=True)
         }
-        began = read_table(Path(folder) / SONGS_NAME)
+        began = read_table(Path(folder) / run_folder.SONGS)
         if any(labels[key] != name for key, name in zip(began["song_id"], began["labels"], strict=True)):
             changes.append(f"its labels are {began['labels'][0]}")
     if changes:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
+from .. import run_folder
 from ..config import Config, SpecAugmentConfig
 from ..data.augment import COLUMNS, TrainingTransform, with_transform
 from ..data.songs import labels_of
@@ -80,7 +81,7 @@ def prepare_regressor(
 
     Its mean and deviation of every band are those of `songs`; generator and discriminator take them over.
     """
-    gan, folder = config.gan, Path(config.gan.gan_output_dir) / "regressor"
+    gan, folder = config.gan, Path(config.gan.gan_output_dir) / run_folder.REGRESSOR
     with PartialState().main_process_first():
         if PartialState().is_main_process and not resumed:
             torch.manual_seed(config.training.seed)

@@ -1,6 +1,5 @@
 """What a run leaves behind: tables to print and to keep, `all_results.json`, plots of the training."""
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,8 @@ import transformers
 from matplotlib.figure import Figure
 from transformers import TrainerState
 
-from .. import __version__
+from .. import __version__, run_folder
 from .metrics import DIMENSIONS, METRICS
-
-PREDICTIONS_NAME = "predictions.csv"
-SCORES_NAME = "scores.csv"
-CURVE_SCORES_NAME = "curve_scores.csv"
-FOLD_SCORES_NAME = "fold_scores.csv"
-PAGE_NAME = "report.html"
-PLOTS_NAME = "plots"
-TRACKING_NAME = "runs"  # where TensorBoard looks
-
 
 TITLES = {"rmse": "RMSE", "mae": "MAE", "r2": "R2", "r": "r", "ccc": "CCC"}
 COLUMNS = {f"{d}_{m}": f"{d[0].upper()} {TITLES[m]}" for d in DIMENSIONS for m in METRICS}
@@ -115,24 +105,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def write_results(folder: str | Path, results: dict[str, Any]) -> Path:
-    """Write `all_results.json`. Its presence marks a finished run; the card and the page are made from it."""
-    path = Path(folder, "all_results.json")
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    return part.replace(path)
-
-
-def write_table(folder: str | Path, name: str, table: pd.DataFrame) -> Path:
-    """Write a table as CSV, to more digits than are ever printed, so that nothing is rounded twice."""
-    path = Path(folder, name)
-    table.to_csv(path, index=False, float_format="%.9g")
-    return path
-
-
 def save_figure(figure: Figure, folder: str | Path, name: str) -> Path:
     """Write a figure into the folder's `plots/`."""
-    path = Path(folder, PLOTS_NAME, name)
+    path = Path(folder, run_folder.PLOTS, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")
     return path
@@ -174,8 +149,10 @@ def plot_learning_curve(folder: str | Path, state: TrainerState, unfreeze_at: fl
 
 def write_ablation(folder: str | Path, runs: pd.DataFrame, table: pd.DataFrame, protocol: str) -> None:
     """Write `ablation.csv`, a row a run, and `ablation.md`, the table under its protocol."""
-    runs.to_csv(Path(folder, "ablation.csv"), index=False, float_format="%.5f")
-    Path(folder, "ablation.md").write_text(f"{protocol}\n\n{table.reset_index().to_markdown(index=False)}\n")
+    runs.to_csv(Path(folder, run_folder.ABLATION), index=False, float_format="%.5f")
+    Path(folder, run_folder.ABLATION_TABLE).write_text(
+        f"{protocol}\n\n{table.reset_index().to_markdown(index=False)}\n"
+    )
 
 
 def plot_ablation(folder: str | Path, runs: pd.DataFrame, title: str) -> Path:

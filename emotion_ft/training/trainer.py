@@ -11,17 +11,16 @@ from torch import nn
 from transformers import ProgressCallback, Trainer, default_data_collator
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
-from transformers.utils import FEATURE_EXTRACTOR_NAME
 
-from .. import faults
+from .. import faults, run_folder
 from ..config import TrainingConfig
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
 from . import cards, report, signals
 from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
-from .experiment import RESULTS_NAME, last_checkpoint
+from .experiment import last_checkpoint
 from .metrics import compute_metrics
-from .repository import SHARED, add_pipeline
+from .repository import add_pipeline
 
 logger = logging.getLogger(__name__)
 
@@ -234,12 +233,12 @@ class EmotionTrainer(Trainer):
             return
         folder = Path(self.args.output_dir)
         model_id = self.hub_model_id or self.args.hub_model_id
-        if not (folder / FEATURE_EXTRACTOR_NAME).is_file():
+        if not (folder / run_folder.FRONT_END).is_file():
             raise UsageError(f"no front end in '{folder}': give the trainer processing_class, a feature extractor.")
         history = self.state.log_history
         ended = next((entry for entry in reversed(history) if "train_loss" in entry), None)
-        if (folder / RESULTS_NAME).is_file() and (folder / report.SCORES_NAME).is_file():
-            theirs = json.loads((folder / RESULTS_NAME).read_text())
+        if (folder / run_folder.RESULTS).is_file() and (folder / run_folder.SCORES).is_file():
+            theirs = json.loads((folder / run_folder.RESULTS).read_text())
             if ended and ended["train_loss"] != theirs.get("train_loss"):
                 raise UsageError(f"'{folder}' holds the results of another training: take another output_dir.")
             cards.write_model_card(folder, model_id)
@@ -269,7 +268,7 @@ class EmotionTrainer(Trainer):
         private: bool | None = None,
         **kwargs,
     ) -> CommitInfo | None:
-        """As in `Trainer`, but of the output folder only `repository.SHARED` is sent, the pipeline's code with it.
+        """As in `Trainer`, but of the output folder only `run_folder.SHARED` is sent, the pipeline's code with it.
 
         Raises:
             UsageError: as `create_model_card`.
@@ -289,7 +288,7 @@ class EmotionTrainer(Trainer):
             commit_message=commit_message,
             token=token,
             run_as_future=not blocking,
-            allow_patterns=list(SHARED),
+            allow_patterns=list(run_folder.SHARED),
             ignore_patterns=f"{PREFIX_CHECKPOINT_DIR}-*",
             revision=self.args.hub_revision if revision is None else revision,
         )

@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub import LoopbackHub
 from transformers import set_seed
 
-from emotion_ft import __version__
+from emotion_ft import __version__, run_folder
 from emotion_ft.config import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.data.deam import load_songs
@@ -27,7 +27,7 @@ from emotion_ft.inference import predict_file
 from emotion_ft.training import curves, report
 from emotion_ft.training.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
 from emotion_ft.training.metrics import DIMENSIONS, METRICS
-from emotion_ft.training.repository import SHARED, add_pipeline
+from emotion_ft.training.repository import add_pipeline
 from emotion_ft.training.scores import flat, score_with_intervals
 from emotion_ft.training.trainer import EmotionTrainer
 
@@ -73,11 +73,11 @@ def run(tiny_model, tiny_extractor, tmp_path_factory):
                    "validation_songs": 18, "test_songs": 20, "synthetic_windows": 0, "bad_files": 0, "epochs": 7.0,
                    "train_runtime": 65.4, "train_loss": 0.1234567, "validation_mean_ccc": 0.81234, "base_model": None,
                    **report.environment(torch.device("cpu")), **flat(scores), **changes}  # fmt: skip
-        report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+        run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
         if curve_scores is not None:
-            report.write_table(folder, report.CURVE_SCORES_NAME, curve_scores.reset_index())
+            run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        report.write_results(folder, results)
+        run_folder.write_results(folder, results)
         return write_model_card(folder, model_id).parent
 
     return make
@@ -273,7 +273,7 @@ class TestTrainer:
         with pytest.raises(UsageError, match="the results of another training"):
             ours.create_model_card()
         results = json.loads((folder / "all_results.json").read_text())
-        report.write_results(folder, results | {"train_loss": loss})
+        run_folder.write_results(folder, results | {"train_loss": loss})
         ours.create_model_card()
         assert "held-out songs, looked at once" in text_of(folder)
 
@@ -389,7 +389,7 @@ class TestGanCard:
 
     def test_names_versions_and_terms_of_deam(self, gan_dir):
         folder, _, results = gan_dir
-        report.write_results(folder, results | {"protocol": DEAM, **report.environment(torch.device("cpu"))})
+        run_folder.write_results(folder, results | {"protocol": DEAM, **report.environment(torch.device("cpu"))})
         text = said(write_gan_card(folder).read_text())
         assert f"Trained with emotion_ft {__version__}" in text and "CC BY-NC" in text and "of no use" not in text
 
@@ -438,4 +438,4 @@ def test_validation_card_of_unnamed_songs(tiny_model, tiny_extractor, tmp_path):
 
 def test_every_name_that_a_card_links_to_travels(rendered):
     links = set(re.findall(r"\]\(((?!http).*?)\)", text_of(rendered)))
-    assert links and links <= set(SHARED)
+    assert links and links <= set(run_folder.SHARED)

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from emotion_ft import run_folder
 from emotion_ft.errors import UsageError
 from emotion_ft.training.curves import annotated_curves, flat, read_curve_scores, score_curves, text_table, with_curves
-from emotion_ft.training.report import CURVE_SCORES_NAME, write_table
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_curves_of_other_lengths_are_refused(curves):
 
 def test_written_read_and_named(curves, tmp_path):
     scores = score_curves(*curves[::-1])
-    write_table(tmp_path, CURVE_SCORES_NAME, scores.reset_index())
+    run_folder.write_table(tmp_path, run_folder.CURVE_SCORES, scores.reset_index())
     again = read_curve_scores(tmp_path)
     assert again.to_numpy() == pytest.approx(scores.to_numpy(), abs=1e-4) and list(again.index) == list(scores.index)
     assert read_curve_scores(tmp_path / "elsewhere") is None

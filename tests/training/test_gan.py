@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from emotion_ft import run_folder
 from emotion_ft.config_parser import parse_config
 from emotion_ft.modeling import MelGenerator
 from emotion_ft.training import gan as gan_module
 from emotion_ft.training.experiment import last_checkpoint
-from emotion_ft.training.gan import GAN_STATE_NAME, EpochSampler, GanError, MelGanTrainer
+from emotion_ft.training.gan import EpochSampler, GanError, MelGanTrainer
 from emotion_ft.training.gan_inputs import split_reference
 from emotion_ft.training.quality import QualityMeter
 from emotion_ft.training.regressor import prepare_regressor
@@ -245,7 +246,7 @@ class TestStoppingAndGoingOn:
         with pytest.raises(KeyboardInterrupt):
             killed.train()
         resumed = make("killed", **settings)
-        resumed.resume(last_checkpoint(resumed.folder, GAN_STATE_NAME))
+        resumed.resume(last_checkpoint(resumed.folder, run_folder.GAN_STATE))
         assert resumed.step == killed_at
         resumed.train()
 
@@ -264,8 +265,8 @@ class TestStoppingAndGoingOn:
         trainer.train()
         assert sorted(path.name for path in trainer.folder.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-7"]
         (trainer.folder / "checkpoint-9.part").mkdir()
-        (trainer.folder / "checkpoint-9.part" / GAN_STATE_NAME).write_text("{}")
-        assert last_checkpoint(trainer.folder, GAN_STATE_NAME).name == "checkpoint-7"
+        (trainer.folder / "checkpoint-9.part" / run_folder.GAN_STATE).write_text("{}")
+        assert last_checkpoint(trainer.folder, run_folder.GAN_STATE).name == "checkpoint-7"
 
     def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(self, make):
         trainer = make()

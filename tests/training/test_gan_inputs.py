@@ -10,6 +10,7 @@ import torch
 import yaml
 from datasets import Dataset
 
+from emotion_ft import run_folder
 from emotion_ft.config import ConfigError
 from emotion_ft.config_parser import parse_config
 from emotion_ft.data.augment import TrainingTransform, with_transform
@@ -21,7 +22,6 @@ from emotion_ft.errors import UsageError
 from emotion_ft.modeling import MelDiscriminator, MelGanConfig, MelGenerator
 from emotion_ft.training.experiment import build_extractor, save_inputs
 from emotion_ft.training.gan_inputs import (
-    GAN_STATE_NAME,
     Confirmation,
     check_front_end,
     load_train_songs,
@@ -413,7 +413,7 @@ class TestResuming:
         started = tmp_path / "started"
         for step in (2, 4):
             (started / f"checkpoint-{step}").mkdir(parents=True)
-            (started / f"checkpoint-{step}" / GAN_STATE_NAME).write_text("{}")
+            (started / f"checkpoint-{step}" / run_folder.GAN_STATE).write_text("{}")
         make().save(started)
         shutil.copytree(finished / "splits", started / "splits")
         return make, finished, started / "checkpoint-4"

@@ -14,6 +14,7 @@ import pytest
 from datasets import DatasetDict, concatenate_datasets
 from transformers import TrainerState
 
+from emotion_ft import run_folder
 from emotion_ft.config_parser import parse_config
 from emotion_ft.data.audit import audit
 from emotion_ft.errors import UsageError
@@ -97,18 +98,18 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     results |= {"synthetic_windows": 0, "bad_files": 0, "validation_mean_ccc": 0.5, **flat(scores)}
     results |= {"interval_level": 0.9, "interval_valence": 1.25, "interval_arousal": 1.5}
     results |= {"test_valence_coverage": 0.875, "test_arousal_coverage": 1.0}
-    report.write_table(folder, report.PREDICTIONS_NAME, table)
-    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+    run_folder.write_table(folder, run_folder.PREDICTIONS, table)
+    run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     if curves:
         pair = [rng.uniform(-1, 1, (6, 2)) for _ in range(4)]
-        report.write_table(
-            folder, report.CURVE_SCORES_NAME, score_curves(pair, [-curve for curve in pair]).reset_index()
+        run_folder.write_table(
+            folder, run_folder.CURVE_SCORES, score_curves(pair, [-curve for curve in pair]).reset_index()
         )
     song_plots.plot_residuals(folder, references(table), system_predictions(table, "model"))
     song_plots.plot_worst_songs(folder, table, test, extractor)
     log = [{"epoch": epoch, "loss": 1 / epoch, "eval_valence_ccc": epoch / 4} for epoch in (1.0, 2.0, 3.0)]
     report.plot_learning_curve(folder, TrainerState(epoch=3.0, max_steps=30, global_step=30, log_history=log), 0.25)
-    report.write_results(folder, results)
+    run_folder.write_results(folder, results)
     return folder
 
 
@@ -126,10 +127,10 @@ def run(songs, tiny_extractor, songs_root, tmp_path_factory):
     write_audit(folder / "audit", audit(songs_root), HOSTILE[0])
     with (folder / "audit" / "audit.md").open("a") as file:
         file.write(f"\n{HOSTILE[1]} ![x](http://example.org/x.png) [x](http://example.org) <http://example.org>\n")
-    table = pd.read_csv(folder / report.PREDICTIONS_NAME)
+    table = pd.read_csv(folder / run_folder.PREDICTIONS)
     table["artist"] = ["NA", *HOSTILE] * 6
     table.loc[: len(HOSTILE) - 1, "audio"] = HOSTILE
-    report.write_table(folder, report.PREDICTIONS_NAME, table)
+    run_folder.write_table(folder, run_folder.PREDICTIONS, table)
     return Page(write_page(folder)), folder
 
 
@@ -142,13 +143,13 @@ def folds(songs, tiny_extractor, tmp_path_factory):
         write_run(folder / f"fold-{fold}", DatasetDict({**songs, "test": side}), tiny_extractor, seed=fold)
     table = cross_validation.pool(folder, 2)
     scores = score_systems(table, resamples=20)
-    report.write_table(folder, report.PREDICTIONS_NAME, table)
-    report.write_table(folder, report.SCORES_NAME, scores.reset_index())
+    run_folder.write_table(folder, run_folder.PREDICTIONS, table)
+    run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     fold_scores = cross_validation.score_folds(table).rename_axis("fold").reset_index()
-    report.write_table(folder, report.FOLD_SCORES_NAME, fold_scores)
+    run_folder.write_table(folder, run_folder.FOLD_SCORES, fold_scores)
     shutil.copy(folder / "fold-0" / "config.yaml", folder)
     results = {"protocol": "2-fold", "labels": "repaired", "folds": 2, **cross_validation.pooled_results(folder, 2)}
-    report.write_results(folder, results | flat(scores))
+    run_folder.write_results(folder, results | flat(scores))
     return Page(write_page(folder)), folder
 
 
@@ -200,7 +201,7 @@ class TestPage:
 
     def test_shows_the_numbers_of_the_csv(self, run):
         page, folder = run
-        scores = pd.read_csv(folder / report.SCORES_NAME)
+        scores = pd.read_csv(folder / run_folder.SCORES)
         assert set(scores["labels"]) == {"repaired", "distributed"}
         shown = [tuple(row) for row in page.rows]
         for _, row in scores.iterrows():
@@ -209,7 +210,7 @@ class TestPage:
         for key, title in (("valence_r2", "valence, R²"), ("arousal_ccc", "arousal, CCC")):
             assert f"{title}{model[key]:.2f} [{model[f'{key}_low']:.2f}, {model[f'{key}_high']:.2f}]" in page.text
         assert report.LEGEND in page.text
-        curves = pd.read_csv(folder / report.CURVE_SCORES_NAME, index_col="scored")
+        curves = pd.read_csv(folder / run_folder.CURVE_SCORES, index_col="scored")
         assert page.row("all windows of all songs together") == [f"{value:z.3f}" for value in curves.loc["windows"]]
 
     def test_says_what_the_intervals_hold(self, run):
@@ -225,7 +226,7 @@ class TestPage:
 
     def test_draws_every_song_without_script(self, run):
         page, folder = run
-        table = pd.read_csv(folder / report.PREDICTIONS_NAME)
+        table = pd.read_csv(folder / run_folder.PREDICTIONS)
         drawn = {
             (circle["class"], circle["cx"], circle["cy"]) for circle in page.attributes("circle") if "cx" in circle
         }
@@ -241,7 +242,7 @@ class TestPage:
 
     def test_lists_the_worst_songs_first(self, run):
         page, folder = run
-        table = pd.read_csv(folder / report.PREDICTIONS_NAME)
+        table = pd.read_csv(folder / run_folder.PREDICTIONS)
         far = np.linalg.norm(system_predictions(table, "model") - references(table), axis=1)
         head = ["song", "artist", "distance", "valence", "predicted", "arousal", "predicted"]
         listed = page.rows[page.rows.index(head) + 1 :]
@@ -266,22 +267,22 @@ class TestPage:
 
     def test_of_a_cross_validation_shows_its_folds(self, folds):
         page, folder = folds
-        fold_scores = pd.read_csv(folder / report.FOLD_SCORES_NAME)
+        fold_scores = pd.read_csv(folder / run_folder.FOLD_SCORES)
         for _, row in fold_scores.iterrows():
             assert page.row(row["fold"], cells(row)[0])[:9] == cells(row)[1:]
-        assert page.row("model, pooled") == cells(pd.read_csv(folder / report.SCORES_NAME).iloc[0])
+        assert page.row("model, pooled") == cells(pd.read_csv(folder / run_folder.SCORES).iloc[0])
         assert len(page.attributes("details")) == 3  # two learning curves and the configuration
-        assert len(pd.read_csv(folder / report.PREDICTIONS_NAME)) == 24 and "on 24 songs" in page.text
+        assert len(pd.read_csv(folder / run_folder.PREDICTIONS)) == 24 and "on 24 songs" in page.text
         assert "(fold 1)" in page.text
 
     def test_leaves_out_what_is_not_there(self, run, tmp_path):
         folder = tmp_path / "bare"
         folder.mkdir()
-        for name in (report.PREDICTIONS_NAME, report.SCORES_NAME):
+        for name in (run_folder.PREDICTIONS, run_folder.SCORES):
             shutil.copy(run[1] / name, folder)
         results = json.loads((run[1] / "all_results.json").read_text())
         kept = ("protocol", "labels", "train_songs", "validation_songs", "test_songs")
-        report.write_results(folder, {name: results[name] for name in kept})
+        run_folder.write_results(folder, {name: results[name] for name in kept})
         page = Page(write_page(folder))
         assert [attributes["id"] for attributes in page.attributes("section")] == SECTIONS
         missing = re.findall(r'<p class="missing">(.*?)</p>', page.source)
@@ -308,7 +309,7 @@ class TestPage:
 
 
 def test_quadrants_add_up(run):
-    table = pd.read_csv(run[1] / report.PREDICTIONS_NAME)
+    table = pd.read_csv(run[1] / run_folder.PREDICTIONS)
     rows = {row["name"]: row for row in quadrant_errors(table)}
     inside = table[(table["valence"] < 5) & (table["arousal"] >= 5)]
     errors = inside["predicted_arousal"] - inside["arousal"]
@@ -327,7 +328,7 @@ class TestUnfinished:
             write_page(tmp_path / "nowhere")
 
     def test_a_cross_validation_with_folds_to_come(self, tmp_path):
-        (tmp_path / cross_validation.NOTE_NAME).write_text("{}")
+        (tmp_path / run_folder.CROSS_VALIDATION).write_text("{}")
         with pytest.raises(UsageError, match=r"cross_validate.py CONFIG --output .* goes on with it"):
             write_page(tmp_path)
 
@@ -393,7 +394,7 @@ document.body.dataset.overflow = root.scrollWidth - root.clientWidth;
 class TestInABrowser:
     def test_pointing_at_a_song_shows_its_name_and_numbers(self, run, tmp_path):
         page, folder = run
-        song = pd.read_csv(folder / report.PREDICTIONS_NAME).iloc[0]
+        song = pd.read_csv(folder / run_folder.PREDICTIONS).iloc[0]
         dom, console = opened(tmp_path, page, POINT % (0, 0))
         assert not console and 'data-requests="0"' in dom
         assert dom.count('class="song on"') == len(re.findall(r'class="songs[^"]* pointed"', dom)) == 3
@@ -407,11 +408,11 @@ class TestInABrowser:
 
     def test_a_song_is_found_by_its_name_on_a_narrow_screen(self, folds, tmp_path):
         page, folder = folds
-        song = pd.read_csv(folder / report.PREDICTIONS_NAME).iloc[5]
+        song = pd.read_csv(folder / run_folder.PREDICTIONS).iloc[5]
         dom, console = opened(tmp_path, page, FIND % song["audio"], width=500)
         assert not console and 'data-overflow="0"' in dom
         assert f"label: valence {song['valence']:.2f}, arousal" in re.search(r'<div id="tip".*?</div>', dom, re.S)[0]
-        for value in cells(pd.read_csv(folder / report.FOLD_SCORES_NAME).iloc[0]):
+        for value in cells(pd.read_csv(folder / run_folder.FOLD_SCORES).iloc[0]):
             assert value.split(" ")[0] in dom
 
     def test_a_broken_script_and_a_request_are_noticed(self, folds, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emotion_ft import run_folder
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.training import report
 from emotion_ft.training.ceiling import noise_ceiling
@@ -118,7 +119,7 @@ class TestBothTreatments:
 
     def test_references_survive_the_csv(self, labels, systems, tmp_path):
         table = predictions_table(under_another(labels)[0], systems)
-        again = read_table(report.write_table(tmp_path, "predictions.csv", table))
+        again = read_table(run_folder.write_table(tmp_path, "predictions.csv", table))
         assert references(again, True) == pytest.approx(references(table, True), abs=1e-3)
         pd.testing.assert_frame_equal(score_systems(again), score_systems(table), atol=2e-3)
 
@@ -126,7 +127,7 @@ class TestBothTreatments:
 def test_names_survive_the_csv(labels, systems, tmp_path):
     artists = ["311", "NA", "nan", "None", None, "1.50"] + ["x"] * (SONGS - 6)
     table = predictions_table(songs(labels, artist=artists), systems)
-    again = read_table(report.write_table(tmp_path, "predictions.csv", table))
+    again = read_table(run_folder.write_table(tmp_path, "predictions.csv", table))
     assert again["artist"].tolist() == artists
     assert artist_of_song(again) == artist_of_song(table)
 
