@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .config import Config, TrainingConfig
-    from .config_parser import parse_config
+    from .config.parser import parse_config
+    from .config.settings import Config, TrainingConfig
     from .data.csv_collection import load_collection_file, load_csv
     from .data.deam import load_deam
     from .data.features import store_log_mels
@@ -48,15 +48,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Config": "config",
+    "Config": "config.settings",
     "EmotionMetric": "training.metrics",
     "EmotionTrainer": "training.trainer",
     "MusicEmotionPipeline": "modeling.pipeline_ast_emotion",
-    "TrainingConfig": "config",
+    "TrainingConfig": "config.settings",
     "load_collection_file": "data.csv_collection",
     "load_csv": "data.csv_collection",
     "load_deam": "data.deam",
-    "parse_config": "config_parser",
+    "parse_config": "config.parser",
     "predict_file": "inference",
     "store_log_mels": "data.features",
 }

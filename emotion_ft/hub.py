@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from . import run_folder
-from .config import TrainingConfig
+from .config.settings import TrainingConfig
 from .data.prepared import COLLECTION_NAME, FILES
 from .errors import UsageError
 from .inference import find_pickles

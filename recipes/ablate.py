@@ -38,7 +38,8 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
 
-    from emotion_ft.config_parser import parse_config
+    from emotion_ft.config.settings.parser import parse_config
+
     from emotion_ft.training import ablation, experiment, report
 
     logging.basicConfig(format="%(message)s")

@@ -33,10 +33,10 @@ def main() -> None:
     import logging
 
     from datasets import DatasetDict
+    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
-    from emotion_ft.config_parser import parse_config
     from emotion_ft.faults import SAME_COMMAND, writing
     from emotion_ft.training import cross_validation, curves, experiment, report
     from emotion_ft.training.cards import write_model_card

@@ -41,10 +41,10 @@ def main() -> None:
     import json
     import logging
 
+    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
-    from emotion_ft.config_parser import parse_config
     from emotion_ft.inference import load_model, predict_curves, predict_songs
     from emotion_ft.training import curves, evaluation, experiment, report
     from emotion_ft.training.scores import flat, score_systems

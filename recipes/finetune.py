@@ -14,10 +14,10 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
 
+    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
-    from emotion_ft.config_parser import parse_config
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
     from emotion_ft.training import curves, experiment, report

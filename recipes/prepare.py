@@ -46,8 +46,8 @@ def main() -> None:
 
     import fsspec
     from datasets import disable_progress_bars
+    from emotion_ft.config.settings.parser import parse_config
 
-    from emotion_ft.config_parser import parse_config
     from emotion_ft.data.features import LogMel
     from emotion_ft.data.prepared import read_about, refuse_in_use
     from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards

@@ -17,10 +17,10 @@ def main() -> None:
     import shutil
     from pathlib import Path
 
+    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
-    from emotion_ft.config_parser import parse_config
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
     from emotion_ft.training import experiment, gan, gan_report, report

@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from emotion_ft.config.settings.parser import parse_config
 from huggingface_hub import get_token
 from ipykernel.kernelspec import get_kernel_dict
 from IPython.core.inputtransformer2 import TransformerManager
@@ -22,7 +23,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
-from emotion_ft.config_parser import parse_config
 from emotion_ft.data.annotations import STATIC_FILES
 from emotion_ft.data.toy import render_deam
 from emotion_ft.inference import load_model, predict_file

@@ -67,7 +67,7 @@ def test_what_the_walk_finds(source):
 
 
 def test_loaders_of_yaml_are_safe_ones():
-    from emotion_ft import yaml_files
+    from emotion_ft.config.settings import yaml_files
 
     used = {name for path in SOURCES for name in re.findall(r"Loader=(\w+)", path.read_text())}
     assert used == {"_Loader"} and issubclass(yaml_files._Loader, yaml.SafeLoader)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from ..config import hardware_precision
+from ..config.settings import hardware_precision
 from ..data.audio import read_audio
 from ..inference import predict_file
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression

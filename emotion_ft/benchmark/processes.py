@@ -16,7 +16,7 @@ import soundfile
 import torch
 from transformers import ASTFeatureExtractor
 
-from ..config import SpecAugmentConfig
+from ..config.settings import SpecAugmentConfig
 from ..data.augment import TrainingTransform, with_transform
 from ..data.features import LogMel
 from ..modeling import ASTEmotionFeatureExtractor

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from transformers import ASTFeatureExtractor
 
-from ..config import SpecAugmentConfig
+from ..config.settings import SpecAugmentConfig
 from ..data.audio import read_audio, read_pieces
 from ..data.augment import TrainingTransform, with_transform
 from ..data.features import PART_SIZE, LogMel

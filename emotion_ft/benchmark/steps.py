@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, TrainerCallback, default_data_collator
 
-from ..config import TrainingConfig, hardware_precision
+from ..config.settings import TrainingConfig, hardware_precision
 from ..modeling import ASTForEmotionRegression
 from ..training.trainer import EmotionTrainer
 from .figures import Figure

@@ -21,8 +21,8 @@ from transformers import (
     set_seed,
 )
 
-from ..config import Config, GanConfig, SpecAugmentConfig, TrainingConfig, hardware_precision
-from ..config_parser import parse_config
+from ..config.parser import parse_config
+from ..config.settings import Config, GanConfig, SpecAugmentConfig, TrainingConfig, hardware_precision
 from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
 from ..modeling import ASTEmotionConfig, ASTForEmotionRegression
 from ..training.embeddings import embed

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..errors import UsageError
-from ..messages import brief
+from ..errors import UsageError, brief
 from .splits import COLLECTION
 
 logger = logging.getLogger(__name__)

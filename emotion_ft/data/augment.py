@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import SequenceFeatureExtractor
 
-from ..config import SpecAugmentConfig
+from ..config.settings import SpecAugmentConfig
 from .targets import SongTarget
 
 COLUMNS = ["song_id", "log_mel", *SongTarget.columns]

@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 from datasets import Dataset
 
-from ..messages import brief
-from ..yaml_files import read_yaml
+from ..config.yaml_files import read_yaml
+from ..errors import brief
 from .annotations import RENDER_SETTINGS, AnnotationError, files_under, find_file
 from .csv_tables import Cell, Songs, canonical, check_names, is_number, nearest, read_songs, refuse_faults, several
 from .deam import AUDIO_SUFFIXES

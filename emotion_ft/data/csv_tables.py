@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ..messages import brief
+from ..errors import brief
 from .annotations import MAX_FAULTS, AnnotationError, read_bytes, refuse_columns
 from .splits import COLLECTION
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
-from ..errors import UsageError
-from ..messages import brief
+from ..errors import UsageError, brief
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import SequenceFeatureExtractor
 
-from ..config import SpecAugmentConfig
+from ..config.settings import SpecAugmentConfig
 from ..errors import UsageError
 from ..scale import to_unit
 from .augment import COLUMNS, TrainingTransform, spec_augment, window_rng

@@ -19,7 +19,7 @@ from datasets import DatasetDict
 from tqdm.auto import tqdm
 
 from .. import run_folder
-from ..config import Config
+from ..config.settings import Config
 from ..data.splits import write_split
 from ..errors import UsageError
 from . import gan_report

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import run_folder
-from ..config import Config
+from ..config.settings import Config
 from ..data.songs import artists_of, grouping, select_splits
 from ..data.splits import SplitError, Splits, first_ids, k_folds
 from ..errors import UsageError

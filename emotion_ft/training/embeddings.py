@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from .. import run_folder
-from ..config import TrainingConfig
+from ..config.settings import TrainingConfig
 from ..data.augment import TrainingTransform
 from ..modeling import ASTForEmotionRegression
 

@@ -16,7 +16,7 @@ from transformers import enable_full_determinism, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .. import run_folder
-from ..config import Config, DataConfig, TrainingConfig
+from ..config.settings import Config, DataConfig, TrainingConfig
 from ..data.audit import audit
 from ..data.csv_collection import load_collection_file
 from ..data.deam import load_songs

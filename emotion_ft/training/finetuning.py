@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 from transformers import TrainerState
 
 from .. import run_folder
-from ..config import Config
+from ..config.settings import Config
 from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
 from ..data.features import BadFile
 from ..data.leaks import refuse_leaks

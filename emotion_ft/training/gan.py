@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor, get_scheduler
 
 from .. import faults, run_folder
-from ..config import Config
+from ..config.settings import Config
 from ..data.augment import TrainingTransform, with_transform
 from ..data.songs import labels_of
 from ..data.synthetic import draw_emotions

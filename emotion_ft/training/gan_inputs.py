@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from transformers import SequenceFeatureExtractor
 
 from .. import run_folder
-from ..config import Config
-from ..config_parser import parse_config
+from ..config.parser import parse_config
+from ..config.settings import Config
 from ..data.augment import with_transform
 from ..data.features import FRONT_END_SETTINGS
 from ..data.leaks import refuse_leak

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
 from .. import run_folder
-from ..config import Config, SpecAugmentConfig
+from ..config.settings import Config, SpecAugmentConfig
 from ..data.augment import COLUMNS, TrainingTransform, with_transform
 from ..data.songs import labels_of
 from ..errors import UsageError

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .. import faults, run_folder
-from ..config import TrainingConfig
+from ..config.settings import TrainingConfig
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
 from . import cards, report, signals

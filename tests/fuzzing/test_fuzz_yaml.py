@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from emotion_ft.config.settings.parser import parse_config
+from emotion_ft.config.settings.settings import SECTIONS, Config, ConfigError
+from emotion_ft.config.settings.yaml_files import MAX_BYTES, MAX_DEPTH, read_yaml
 from fuzz import bounds, damaged, fuzz, one_line
 from hypothesis import strategies as st
 
-from emotion_ft.config import SECTIONS, Config, ConfigError
-from emotion_ft.config_parser import parse_config
 from emotion_ft.data.annotations import AnnotationError
 from emotion_ft.data.csv_collection import load_collection_file
-from emotion_ft.yaml_files import MAX_BYTES, MAX_DEPTH, read_yaml
 
 pytestmark = pytest.mark.stress
 

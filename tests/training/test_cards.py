@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset
+from emotion_ft.config.settings.settings import SpecAugmentConfig, TrainingConfig
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub import LoopbackHub
 from transformers import set_seed
 
 from emotion_ft import __version__, run_folder
-from emotion_ft.config import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.data.deam import load_songs
 from emotion_ft.data.features import LogMel

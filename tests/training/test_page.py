@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict, concatenate_datasets
+from emotion_ft.config.settings.parser import parse_config
 from transformers import TrainerState
 
 from emotion_ft import run_folder
-from emotion_ft.config_parser import parse_config
 from emotion_ft.data.audit import audit
 from emotion_ft.errors import UsageError
 from emotion_ft.training import cross_validation, experiment, report, song_plots

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from .messages import brief
+from ..errors import brief
 
 MAX_BYTES = 1 << 16
 """The largest of our own has 3 KB."""

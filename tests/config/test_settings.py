@@ -4,12 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from emotion_ft.config.settings.parser import parse_config
+from emotion_ft.config.settings.settings import SECTIONS, AudioConfig, ConfigError, hardware_precision
 from transformers import TrainingArguments
 
-from emotion_ft.config import SECTIONS, AudioConfig, ConfigError, hardware_precision
-from emotion_ft.config_parser import parse_config
-
-CONFIGS = Path(__file__).parents[1] / "recipes" / "configs"
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 
 
 @pytest.fixture
@@ -184,7 +183,7 @@ class TestPrecision:
 
     def test_accelerate_launch_is_asked_before_the_hardware_but_after_the_configuration(self, monkeypatch):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-        monkeypatch.setattr("emotion_ft.config.hardware_precision", lambda: "fp32")
+        monkeypatch.setattr("emotion_ft.config.settings.hardware_precision", lambda: "fp32")
         for flags, expected in (([], "bf16"), (["--precision", "fp32"], "fp32")):
             training = parse_config(flags).training
             assert training.precision == expected

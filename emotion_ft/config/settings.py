@@ -1,4 +1,4 @@
-"""The one configuration every recipe reads, a dataclass a section; `emotion_ft.config_parser` fills it."""
+"""The one configuration every recipe reads, a dataclass a section; `emotion_ft.config.settings.parser` fills it."""
 
 import math
 import os
@@ -11,8 +11,8 @@ import torch
 import yaml
 from transformers import TrainingArguments
 
-from . import run_folder
-from .errors import UsageError
+from .. import run_folder
+from ..errors import UsageError
 
 
 class ConfigError(UsageError):

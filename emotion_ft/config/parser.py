@@ -15,8 +15,8 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from .config import SECTIONS, Config, ConfigError
-from .messages import brief
+from ..errors import brief
+from .settings import SECTIONS, Config, ConfigError
 from .yaml_files import read_yaml
 
 FOREIGN = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, ImportError, RuntimeError)
