@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         MelGenerator,
     )
     from .modeling.pipeline_ast_emotion import MusicEmotionPipeline
-    from .training.metrics import EmotionMetric
+    from .scoring.metrics import EmotionMetric
     from .training.trainer import EmotionTrainer
 
 __version__ = "0.1.0"
@@ -49,7 +49,7 @@ __all__ = [
 
 _MODULES = {
     "Config": "config.settings",
-    "EmotionMetric": "training.metrics",
+    "EmotionMetric": "scoring.metrics",
     "EmotionTrainer": "training.trainer",
     "MusicEmotionPipeline": "modeling.pipeline_ast_emotion",
     "TrainingConfig": "config.settings",

@@ -38,7 +38,8 @@ def main() -> None:
 
     from emotion_ft import run_folder
     from emotion_ft.faults import SAME_COMMAND, writing
-    from emotion_ft.training import cross_validation, curves, experiment, report
+    from emotion_ft.scoring import curves
+    from emotion_ft.training import cross_validation, experiment, report
     from emotion_ft.training.cards import write_model_card
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page

@@ -46,8 +46,9 @@ def main() -> None:
 
     from emotion_ft import run_folder
     from emotion_ft.inference import load_model, predict_curves, predict_songs
-    from emotion_ft.training import curves, evaluation, experiment, report
-    from emotion_ft.training.scores import flat, score_systems
+    from emotion_ft.scoring import curves
+    from emotion_ft.scoring.scores import flat, score_systems
+    from emotion_ft.training import evaluation, experiment, report
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("emotion_ft").setLevel(logging.INFO)

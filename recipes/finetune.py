@@ -20,7 +20,8 @@ def main() -> None:
     from emotion_ft import run_folder
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
-    from emotion_ft.training import curves, experiment, report
+    from emotion_ft.scoring import curves
+    from emotion_ft.training import experiment, report
     from emotion_ft.training.cards import write_model_card
     from emotion_ft.training.finetuning import finetune
     from emotion_ft.training.page import write_page

@@ -23,10 +23,10 @@ from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
 from emotion_ft.hub import push, shared_files
 from emotion_ft.inference import load_model, predict_file, predict_log_mel
+from emotion_ft.scoring.metrics import score
+from emotion_ft.scoring.scores import flat
 from emotion_ft.training.cards import write_model_card
-from emotion_ft.training.metrics import score
 from emotion_ft.training.repository import add_pipeline
-from emotion_ft.training.scores import flat
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN, OTHER_TOKEN = "hf_user", "hf_somebody"

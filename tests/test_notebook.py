@@ -26,8 +26,8 @@ from nbformat.v4 import new_code_cell
 from emotion_ft.data.annotations import STATIC_FILES
 from emotion_ft.data.toy import render_deam
 from emotion_ft.inference import load_model, predict_file
+from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
 from emotion_ft.training.experiment import load_collection
-from emotion_ft.training.metrics import DIMENSIONS, METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "recipes" / "notebooks" / "deam.ipynb"

@@ -12,10 +12,10 @@ from .. import run_folder
 from ..data.prepared import LABELS, LOG_MELS, SUFFIX, read_about
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
+from ..scoring.curves import ROWS, read_curve_scores
+from ..scoring.metrics import DIMENSIONS, METRICS
 from ..templates import template
 from . import gan_report, report
-from .curves import ROWS, read_curve_scores
-from .metrics import DIMENSIONS, METRICS
 
 NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
 HUB_METRICS = {"rmse": "rmse", "mae": "mae", "r2": "r_squared", "r": "pearsonr", "ccc": "ccc"}

@@ -17,10 +17,9 @@ from ..data.songs import artists_of, grouping, select_splits
 from ..data.splits import SplitError, Splits, first_ids, k_folds
 from ..errors import UsageError
 from ..modeling import ASTEmotionFeatureExtractor
-from .curves import read_curve_scores
-from .experiment import last_checkpoint
-from .metrics import DIMENSIONS
-from .scores import (
+from ..scoring.curves import read_curve_scores
+from ..scoring.metrics import DIMENSIONS
+from ..scoring.scores import (
     artist_of_song,
     flat,
     read_table,
@@ -29,6 +28,7 @@ from .scores import (
     score_with_intervals,
     system_predictions,
 )
+from .experiment import last_checkpoint
 from .song_plots import plot_held_out
 
 PLACES = (

@@ -10,10 +10,10 @@ from transformers import PretrainedConfig
 from .. import run_folder
 from ..data.csv_collection import load_collection_file
 from ..data.splits import SplitError, first_ids
-from .intervals import coverage
-from .metrics import DIMENSIONS
+from ..scoring.intervals import coverage
+from ..scoring.metrics import DIMENSIONS
+from ..scoring.scores import predictions_table, read_table, references, system_predictions
 from .provenance import same_songs, seen_songs
-from .scores import predictions_table, read_table, references, system_predictions
 
 
 def load_external(collection: str | Path, root: str | None, model_dir: str | Path) -> DatasetDict:

@@ -27,8 +27,8 @@ from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from ..scoring.scores import songs_table
 from . import audit_report, damage
-from .scores import songs_table
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,14 @@ from ..data.targets import AgreementTarget, CurveTarget, SongTarget
 from ..inference import predict_curves
 from ..modeling import ASTEmotionFeatureExtractor
 from ..scale import from_unit
-from . import curves, experiment, provenance, report, song_plots
-from .baselines import baseline_predictions
+from ..scoring import curves
+from ..scoring.baselines import baseline_predictions
+from ..scoring.intervals import conformal_halfwidths, coverage, songs_needed
+from ..scoring.metrics import DIMENSIONS
+from ..scoring.scores import flat, predictions_table, score_systems, system_predictions
+from . import experiment, provenance, report, song_plots
 from .embeddings import embed
 from .gan_inputs import mix_synthetic
-from .intervals import conformal_halfwidths, coverage, songs_needed
-from .metrics import DIMENSIONS
-from .scores import flat, predictions_table, score_systems, system_predictions
 from .trainer import EmotionTrainer
 
 logger = logging.getLogger(__name__)

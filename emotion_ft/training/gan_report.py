@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from .. import run_folder
 from ..scale import from_unit
-from .metrics import DIMENSIONS
+from ..scoring.metrics import DIMENSIONS
 from .report import save_figure
 
 LEGEND = """\

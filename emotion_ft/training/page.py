@@ -14,12 +14,12 @@ from markupsafe import Markup
 
 from .. import run_folder
 from ..errors import UsageError
+from ..scoring.curves import ROWS, read_curve_scores
+from ..scoring.metrics import DIMENSIONS, METRICS
+from ..scoring.scores import CEILING, TEXT, read_table, references, system_predictions
 from ..templates import template
 from . import report
 from .cross_validation import fold_folder
-from .curves import ROWS, read_curve_scores
-from .metrics import DIMENSIONS, METRICS
-from .scores import CEILING, TEXT, read_table, references, system_predictions
 from .song_plots import QUADRANTS
 
 WORST = 20

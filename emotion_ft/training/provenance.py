@@ -10,7 +10,7 @@ from ..data.leaks import refuse_same_songs
 from ..data.songs import artists_of
 from ..data.splits import SPLIT_NAMES, SplitError, artist_key, first_ids, read_split
 from ..errors import UsageError
-from .scores import read_table
+from ..scoring.scores import read_table
 
 
 def seen_songs(folder: str | Path) -> pd.DataFrame:

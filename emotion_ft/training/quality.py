@@ -20,8 +20,8 @@ from transformers import PreTrainedModel, SequenceFeatureExtractor
 from ..data.augment import EvaluationTransform
 from ..data.songs import labels_of
 from ..scale import to_unit
-from .baselines import band_statistics, ridge
-from .metrics import DIMENSIONS, concordance_correlation
+from ..scoring.baselines import band_statistics, ridge
+from ..scoring.metrics import DIMENSIONS, concordance_correlation
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerState
 
 from .. import __version__, run_folder
-from .metrics import DIMENSIONS, METRICS
+from ..scoring.metrics import DIMENSIONS, METRICS
 
 TITLES = {"rmse": "RMSE", "mae": "MAE", "r2": "R2", "r": "r", "ccc": "CCC"}
 COLUMNS = {f"{d}_{m}": f"{d[0].upper()} {TITLES[m]}" for d in DIMENSIONS for m in METRICS}

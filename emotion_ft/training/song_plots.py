@@ -13,9 +13,9 @@ from transformers import SequenceFeatureExtractor
 from ..data.annotations import CURVE_STEP
 from ..data.augment import EvaluationTransform
 from ..scale import from_unit
-from .metrics import DIMENSIONS
+from ..scoring.metrics import DIMENSIONS
+from ..scoring.scores import references, system_predictions
 from .report import save_figure
-from .scores import references, system_predictions
 
 WORST = 6
 QUADRANTS = {"V+ A+": (1, 1), "V- A+": (-1, 1), "V- A-": (-1, -1), "V+ A-": (1, -1)}

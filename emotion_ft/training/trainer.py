@@ -16,10 +16,10 @@ from .. import faults, run_folder
 from ..config.settings import TrainingConfig
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
+from ..scoring.metrics import compute_metrics
 from . import cards, report, signals
 from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
 from .experiment import last_checkpoint
-from .metrics import compute_metrics
 from .repository import add_pipeline
 
 logger = logging.getLogger(__name__)

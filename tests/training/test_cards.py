@@ -24,11 +24,12 @@ from emotion_ft.data.features import LogMel
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.errors import UsageError
 from emotion_ft.inference import predict_file
-from emotion_ft.training import curves, report
+from emotion_ft.scoring import curves
+from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
+from emotion_ft.scoring.scores import flat, score_with_intervals
+from emotion_ft.training import report
 from emotion_ft.training.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
-from emotion_ft.training.metrics import DIMENSIONS, METRICS
 from emotion_ft.training.repository import add_pipeline
-from emotion_ft.training.scores import flat, score_with_intervals
 from emotion_ft.training.trainer import EmotionTrainer
 
 TOKEN = "hf_user"

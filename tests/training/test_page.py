@@ -18,12 +18,12 @@ from transformers import TrainerState
 from emotion_ft import run_folder
 from emotion_ft.data.audit import audit
 from emotion_ft.errors import UsageError
+from emotion_ft.scoring.curves import score_curves
+from emotion_ft.scoring.metrics import DIMENSIONS
+from emotion_ft.scoring.scores import flat, predictions_table, references, score_systems, system_predictions
 from emotion_ft.training import cross_validation, experiment, report, song_plots
 from emotion_ft.training.audit_report import write_audit
-from emotion_ft.training.curves import score_curves
-from emotion_ft.training.metrics import DIMENSIONS
 from emotion_ft.training.page import quadrant_errors, write_page
-from emotion_ft.training.scores import flat, predictions_table, references, score_systems, system_predictions
 
 SECTIONS = ["what", "audit", "results", "learning", "plane", "residuals", "worst", "configuration"]
 HOSTILE = [

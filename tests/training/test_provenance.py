@@ -5,8 +5,8 @@ from datasets import DatasetDict
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.data.splits import SplitError, write_split
 from emotion_ft.errors import UsageError
+from emotion_ft.scoring.scores import songs_table
 from emotion_ft.training.provenance import refuse_another_split, refuse_seen, same_songs, seen_songs
-from emotion_ft.training.scores import songs_table
 
 SPLITS = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 7]}
 

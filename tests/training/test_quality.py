@@ -9,7 +9,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from emotion_ft.modeling import MelGanConfig, MelGenerator
-from emotion_ft.training.metrics import score
+from emotion_ft.scoring.metrics import score
 from emotion_ft.training.quality import (
     QualityMeter,
     fidelity,

@@ -4,11 +4,11 @@ import pytest
 
 from emotion_ft import run_folder
 from emotion_ft.data.songs import songs_dataset
+from emotion_ft.scoring.ceiling import noise_ceiling
+from emotion_ft.scoring.intervals import bootstrap_scores
+from emotion_ft.scoring.metrics import score
+from emotion_ft.scoring.scores import artist_of_song, flat, predictions_table, read_table, references, score_systems
 from emotion_ft.training import report
-from emotion_ft.training.ceiling import noise_ceiling
-from emotion_ft.training.intervals import bootstrap_scores
-from emotion_ft.training.metrics import score
-from emotion_ft.training.scores import artist_of_song, flat, predictions_table, read_table, references, score_systems
 
 SONGS = 40
 

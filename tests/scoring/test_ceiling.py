@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from emotion_ft.training.ceiling import RATERS, noise_ceiling
-from emotion_ft.training.metrics import score
+from emotion_ft.scoring.ceiling import RATERS, noise_ceiling
+from emotion_ft.scoring.metrics import score
 
 
 def test_by_hand():

@@ -6,8 +6,8 @@ from sklearn.model_selection import KFold, cross_val_score
 from sklearn.svm import SVR
 
 from emotion_ft.data.songs import labels_of
-from emotion_ft.training.baselines import baseline_predictions, mel_statistics
-from emotion_ft.training.metrics import score
+from emotion_ft.scoring.baselines import baseline_predictions, mel_statistics
+from emotion_ft.scoring.metrics import score
 
 MELS = 16
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from emotion_ft.training import intervals
-from emotion_ft.training.intervals import bootstrap_scores, conformal_halfwidths, coverage
-from emotion_ft.training.metrics import score
+from emotion_ft.scoring import intervals
+from emotion_ft.scoring.intervals import bootstrap_scores, conformal_halfwidths, coverage
+from emotion_ft.scoring.metrics import score
 
 
 def songs(count, seed=0):

@@ -4,7 +4,7 @@ from datasets import Dataset
 
 from emotion_ft import run_folder
 from emotion_ft.errors import UsageError
-from emotion_ft.training.curves import annotated_curves, flat, read_curve_scores, score_curves, text_table, with_curves
+from emotion_ft.scoring.curves import annotated_curves, flat, read_curve_scores, score_curves, text_table, with_curves
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from emotion_ft.training.metrics import EmotionMetric, compute_metrics, concordance_correlation, score
+from emotion_ft.scoring.metrics import EmotionMetric, compute_metrics, concordance_correlation, score
 
 
 @pytest.fixture
