@@ -38,9 +38,9 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
 
-    from emotion_ft.config.settings.parser import parse_config
-
-    from emotion_ft.training import ablation, experiment, report
+    from emotion_ft.config.parser import parse_config
+    from emotion_ft.reports import ablation as reports
+    from emotion_ft.training import ablation, experiment
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("emotion_ft").setLevel(logging.INFO)
@@ -66,9 +66,9 @@ def main() -> None:
         f"{songs['test'].info.description}; the same {len(songs['test'])} test songs throughout; "
         f"{arguments.seeds} seeds, mean ± standard deviation; {arguments.steps} steps of fine-tuning"
     )
-    report.write_ablation(folder, runs, table, protocol)
+    reports.write_ablation(folder, runs, table, protocol)
     if arguments.study == "training":
-        report.plot_ablation(folder, runs, protocol)
+        reports.plot_ablation(folder, runs, protocol)
     print(f"\n{protocol}\n\n{table.to_string()}\n\nTable, runs and plots: {folder}")
 
 

@@ -21,7 +21,7 @@ def main() -> None:
     import logging
 
     from emotion_ft.data.audit import audit
-    from emotion_ft.training.audit_report import write_audit
+    from emotion_ft.reports.audit import write_audit
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     found = audit(arguments.root, headers=not arguments.no_headers)

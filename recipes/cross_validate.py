@@ -33,16 +33,17 @@ def main() -> None:
     import logging
 
     from datasets import DatasetDict
-    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
+    from emotion_ft.config.parser import parse_config
     from emotion_ft.faults import SAME_COMMAND, writing
+    from emotion_ft.reports import tables
+    from emotion_ft.reports.cards import write_model_card
+    from emotion_ft.reports.page import write_page
     from emotion_ft.scoring import curves
-    from emotion_ft.training import cross_validation, experiment, report
-    from emotion_ft.training.cards import write_model_card
+    from emotion_ft.training import cross_validation, experiment
     from emotion_ft.training.finetuning import finetune
-    from emotion_ft.training.page import write_page
 
     config = parse_config([arguments.config, *flags], description=__doc__)
     training, folds = config.training, arguments.folds
@@ -84,11 +85,11 @@ def main() -> None:
         )
         page = write_page(folder)
         print(f"\n{results['protocol']}\n{results['test_songs']} out-of-fold songs; ", end="")
-        report.print_scores(scores, fold_scores)
+        tables.print_scores(scores, fold_scores)
         if curve_scores is not None:
             print(f"\nmean over folds, {curves.text_table(curve_scores)}")
         if "interval_level" in results:
-            print(f"\n{report.interval_line(results)}")
+            print(f"\n{tables.interval_line(results)}")
         print(f"\nFolds, numbers and plots: {folder}; all on one page: {page}")
 
 

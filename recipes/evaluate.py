@@ -41,14 +41,15 @@ def main() -> None:
     import json
     import logging
 
-    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
+    from emotion_ft.config.parser import parse_config
     from emotion_ft.inference import load_model, predict_curves, predict_songs
+    from emotion_ft.reports import tables
     from emotion_ft.scoring import curves
     from emotion_ft.scoring.scores import flat, score_systems
-    from emotion_ft.training import evaluation, experiment, report
+    from emotion_ft.training import evaluation, experiment
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("emotion_ft").setLevel(logging.INFO)
@@ -78,7 +79,7 @@ def main() -> None:
     trained = json.loads(results.read_text())["protocol"] if results.is_file() else "of an unfinished run"
     results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **flat(scores)}
     print(f"\nmodel: {trained}\nhere: {songs.info.description}\n{len(songs)} {name} songs; ", end="")
-    report.print_scores(scores)
+    tables.print_scores(scores)
     if line := evaluation.coverage_line(table, model.config):
         print(f"\n{line}")
     if annotated is not None:

@@ -14,17 +14,18 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
 
-    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
+    from emotion_ft.config.parser import parse_config
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
+    from emotion_ft.reports import tables
+    from emotion_ft.reports.cards import write_model_card
+    from emotion_ft.reports.page import write_page
     from emotion_ft.scoring import curves
-    from emotion_ft.training import experiment, report
-    from emotion_ft.training.cards import write_model_card
+    from emotion_ft.training import experiment
     from emotion_ft.training.finetuning import finetune
-    from emotion_ft.training.page import write_page
     from emotion_ft.training.repository import add_pipeline
 
     config = parse_config(sys.argv[1:], description=__doc__)
@@ -53,11 +54,11 @@ def main() -> None:
         page = write_page(folder)
         made = f"; {results['synthetic_windows']} synthetic windows an epoch" if config.synthetic.gan else ""
         print(f"\n{results['protocol']}{made}\n{results['test_songs']} held-out songs, ", end="")
-        report.print_scores(finished.scores)
+        tables.print_scores(finished.scores)
         if finished.curve_scores is not None:
             print(f"\n{curves.text_table(finished.curve_scores)}")
         if "interval_level" in results:
-            print(f"\n{report.interval_line(results)}")
+            print(f"\n{tables.interval_line(results)}")
         print(f"\nModel, numbers and plots: {folder}; all on one page: {page}")
         if push:
             print(f"Pushed to {push()}")

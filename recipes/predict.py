@@ -70,7 +70,7 @@ def main() -> int:
         step = arguments.step if arguments.curve else None
         predictions[path] = predict_log_mel(model, extractor, log_mel, step, arguments.batch_size)
         if arguments.plot:
-            from emotion_ft.training.song_plots import plot_curve
+            from emotion_ft.reports.song_plots import plot_curve
 
             Path(arguments.plot).mkdir(parents=True, exist_ok=True)
             time, valence, arousal = predictions[path].curve

@@ -46,14 +46,14 @@ def main() -> None:
 
     import fsspec
     from datasets import disable_progress_bars
-    from emotion_ft.config.settings.parser import parse_config
 
+    from emotion_ft.config.parser import parse_config
     from emotion_ft.data.features import LogMel
     from emotion_ft.data.prepared import read_about, refuse_in_use
     from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
     from emotion_ft.hub import create_repository, push_prepared
+    from emotion_ft.reports.cards import write_data_card
     from emotion_ft.training import experiment
-    from emotion_ft.training.cards import write_data_card
 
     config = parse_config([arguments.config, *flags], description=__doc__)
     data, training = config.data, config.training

@@ -16,7 +16,7 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
 
-    from emotion_ft.training.page import write_page
+    from emotion_ft.reports.page import write_page
 
     path = write_page(arguments.output_dir)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")

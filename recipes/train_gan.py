@@ -17,14 +17,16 @@ def main() -> None:
     import shutil
     from pathlib import Path
 
-    from emotion_ft.config.settings.parser import parse_config
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft import run_folder
+    from emotion_ft.config.parser import parse_config
     from emotion_ft.faults import writing
     from emotion_ft.hub import plan_push
-    from emotion_ft.training import experiment, gan, gan_report, report
-    from emotion_ft.training.cards import write_gan_card
+    from emotion_ft.reports import gan as reports
+    from emotion_ft.reports.cards import write_gan_card
+    from emotion_ft.reports.environment import environment
+    from emotion_ft.training import experiment, gan
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
     from emotion_ft.training.regressor import hear, prepare_regressor
@@ -68,7 +70,7 @@ def main() -> None:
             "protocol": f"{songs.info.description}; the GAN learns from {len(learnt)} of them and is measured on the "
             f"other {len(reference)}, {windows} windows each, seed {training.seed}",
             **best,
-            **report.environment(trainer.accelerator.device),
+            **environment(trainer.accelerator.device),
             "alarms": {row["step"]: trainer.alarms(row) for row in trainer.history if trainer.alarms(row)},
             **{f"real_{name}": value for name, value in meter.real.items()},
             **fidelity(*hear(regressor, reference, extractor, windows), "_regressor_on_real"),
@@ -82,13 +84,13 @@ def main() -> None:
             f"step {best['step']}, kept": best,
             f"step {trainer.step}, last": trainer.history[-1],
         }
-        table = gan_report.quality_table(rows)
-        gan_report.write_quality(folder, table)
+        table = reports.quality_table(rows)
+        reports.write_quality(folder, table)
         run_folder.write_results(folder, results)
         write_gan_card(folder, training.hub_model_id if push else None)
         text = table.to_string(float_format="{:.3f}".format, na_rep="")
         print(f"\n{results['protocol']}\n\n{text}")
-        print(f"\n{gan_report.LEGEND.format(run=run)}\n\n{gan_report.speed_line(results, training.precision)}")
+        print(f"\n{reports.LEGEND.format(run=run)}\n\n{reports.speed_line(results, training.precision)}")
         print(f"\nGenerator, numbers and samples: {folder}")
         if push:
             print(f"Pushed to {push()}")

@@ -169,8 +169,8 @@ def recipe():
 def gan_dir(tiny_extractor, tmp_path):
     """A folder as a finished GAN leaves it, its generator and its results."""
     from emotion_ft.modeling import MelGanConfig, MelGenerator
-    from emotion_ft.training.cards import write_gan_card
-    from emotion_ft.training.gan_report import COLUMNS, quality_table, write_quality
+    from emotion_ft.reports.cards import write_gan_card
+    from emotion_ft.reports.gan import COLUMNS, quality_table, write_quality
 
     folder = tmp_path / "gan"
     with torch.random.fork_rng():

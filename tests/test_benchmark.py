@@ -66,9 +66,8 @@ def bench(tiny_config, tiny_extractor, tmp_path_factory):
 
 
 def test_inference_compares_the_pipeline_and_int8_with_a_plain_loop(bench):
-    from emotion_ft.config.settings.settings import hardware_precision
-
     from emotion_ft.benchmark import SECTIONS
+    from emotion_ft.config.settings import hardware_precision
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -23,9 +23,9 @@ from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
 from emotion_ft.hub import push, shared_files
 from emotion_ft.inference import load_model, predict_file, predict_log_mel
+from emotion_ft.reports.cards import write_model_card
 from emotion_ft.scoring.metrics import score
 from emotion_ft.scoring.scores import flat
-from emotion_ft.training.cards import write_model_card
 from emotion_ft.training.repository import add_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]

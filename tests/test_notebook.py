@@ -14,7 +14,6 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from emotion_ft.config.settings.parser import parse_config
 from huggingface_hub import get_token
 from ipykernel.kernelspec import get_kernel_dict
 from IPython.core.inputtransformer2 import TransformerManager
@@ -23,6 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
+from emotion_ft.config.parser import parse_config
 from emotion_ft.data.annotations import STATIC_FILES
 from emotion_ft.data.toy import render_deam
 from emotion_ft.inference import load_model, predict_file
@@ -293,7 +293,7 @@ def test_installs_from_what_kaggle_mounts(notebook, execute, tmp_path):
     before = sorted(checkout.rglob("*"))
 
     notebook.cells = [cell for cell in notebook.cells if cell.id in ("parameters", "install")]
-    check = "import emotion_ft.templates; print(emotion_ft.__file__, *emotion_ft.templates.TEMPLATES.iterdir())"
+    check = "from emotion_ft.reports import templates; print(templates.__file__, *templates.TEMPLATES.iterdir())"
     env = {"PYTHONPATH": "", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull,
            "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip
     with pytest.raises(CellExecutionError) as stopped:

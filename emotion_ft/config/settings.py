@@ -1,4 +1,4 @@
-"""The one configuration every recipe reads, a dataclass a section; `emotion_ft.config.settings.parser` fills it."""
+"""The one configuration every recipe reads, a dataclass a section; `emotion_ft.config.parser` fills it."""
 
 import math
 import os

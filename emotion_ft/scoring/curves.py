@@ -1,12 +1,9 @@
 """Emotion over time, measured: predictions at every annotated half second against the annotators' mean curves."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from .. import run_folder
 from ..errors import UsageError
 from .metrics import DIMENSIONS, concordance_correlation, pearson_r
 
@@ -78,16 +75,3 @@ def flat(scores: pd.DataFrame) -> dict[str, float]:
         for way, row in scores.iterrows()
         for key, value in row.items()
     }
-
-
-def text_table(scores: pd.DataFrame) -> str:
-    """For a terminal."""
-    titles = {f"{d}_{m}": f"{d[0].upper()} {m if m == 'r' else m.upper()}" for d in DIMENSIONS for m in METRICS}
-    table = scores.rename(columns=titles, index=ROWS).rename_axis(None)
-    return f"curves at 2 Hz, in [-1, 1]:\n{table.to_string(float_format='{:.3f}'.format)}"
-
-
-def read_curve_scores(folder: str | Path) -> pd.DataFrame | None:
-    """The scores that a run has left in its folder; None where it has left none."""
-    path = Path(folder, run_folder.CURVE_SCORES)
-    return pd.read_csv(path, index_col="scored") if path.is_file() else None

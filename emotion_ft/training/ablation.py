@@ -22,7 +22,7 @@ from .. import run_folder
 from ..config.settings import Config
 from ..data.splits import write_split
 from ..errors import UsageError
-from . import gan_report
+from ..reports import gan
 from .experiment import last_checkpoint
 
 NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
@@ -78,7 +78,7 @@ COLUMNS = {
         "test_arousal_ccc": "A CCC",
         "test_mean_ccc": "mean CCC",
     },
-    "losses": {**gan_report.COLUMNS, "shortfall": "shortfall"},
+    "losses": {**gan.COLUMNS, "shortfall": "shortfall"},
 }
 PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
 

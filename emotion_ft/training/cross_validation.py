@@ -17,7 +17,8 @@ from ..data.songs import artists_of, grouping, select_splits
 from ..data.splits import SplitError, Splits, first_ids, k_folds
 from ..errors import UsageError
 from ..modeling import ASTEmotionFeatureExtractor
-from ..scoring.curves import read_curve_scores
+from ..reports.song_plots import plot_held_out
+from ..reports.tables import read_curve_scores
 from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import (
     artist_of_song,
@@ -29,7 +30,6 @@ from ..scoring.scores import (
     system_predictions,
 )
 from .experiment import last_checkpoint
-from .song_plots import plot_held_out
 
 PLACES = (
     "data_root",

@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from .. import run_folder
 from ..config.settings import Config, DataConfig, TrainingConfig
-from ..data.audit import audit
+from ..data.audit import audit as audit_deam
 from ..data.csv_collection import load_collection_file
 from ..data.deam import load_songs
 from ..data.features import BadFile, store_log_mels
@@ -27,8 +27,9 @@ from ..data.splits import read_split, write_split
 from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from ..reports import audit
 from ..scoring.scores import songs_table
-from . import audit_report, damage
+from . import damage
 
 logger = logging.getLogger(__name__)
 
@@ -238,4 +239,4 @@ def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
 def write_audit(folder: str | Path, data: DataConfig) -> None:
     """Write the audit of DEAM's folder, if the run has one, into `audit/`."""
     if data.data_root is not None and not data.prepared and PartialState().is_main_process:
-        audit_report.write_audit(Path(folder, run_folder.AUDIT), audit(data.data_root), data.data_root)
+        audit.write_audit(Path(folder, run_folder.AUDIT), audit_deam(data.data_root), data.data_root)

@@ -17,13 +17,16 @@ from ..data.songs import labels_of
 from ..data.targets import AgreementTarget, CurveTarget, SongTarget
 from ..inference import predict_curves
 from ..modeling import ASTEmotionFeatureExtractor
+from ..reports import song_plots
+from ..reports.environment import environment
+from ..reports.training_plots import plot_learning_curve
 from ..scale import from_unit
 from ..scoring import curves
 from ..scoring.baselines import baseline_predictions
 from ..scoring.intervals import conformal_halfwidths, coverage, songs_needed
 from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import flat, predictions_table, score_systems, system_predictions
-from . import experiment, provenance, report, song_plots
+from . import experiment, provenance
 from .embeddings import embed
 from .gan_inputs import mix_synthetic
 from .trainer import EmotionTrainer
@@ -123,7 +126,7 @@ def finetune(
         "train_runtime": outcome.metrics["train_runtime"],
         "train_loss": outcome.training_loss,
         "base_model": hub_checkpoint(config),
-        **report.environment(training.device),
+        **environment(training.device),
         "validation_mean_ccc": validation.metrics["validation_mean_ccc"],
         **flat(scores),
     }
@@ -172,5 +175,5 @@ def _write(
     run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     if curve_scores is not None:
         run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
-    report.plot_learning_curve(folder, state, config.training.unfreeze_at)
+    plot_learning_curve(folder, state, config.training.unfreeze_at)
     song_plots.plot_held_out(folder, table, scores, results["protocol"], test, extractor)

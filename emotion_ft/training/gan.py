@@ -32,8 +32,9 @@ from ..data.songs import labels_of
 from ..data.synthetic import draw_emotions
 from ..errors import UsageError
 from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
+from ..reports import gan
 from ..scale import to_unit
-from . import gan_report, losses, signals
+from . import losses, signals
 from .experiment import checkpoints, last_checkpoint
 from .quality import Quality, QualityMeter, shortfall, song_windows
 
@@ -376,7 +377,7 @@ class MelGanTrainer:
 
     def _draw(self) -> None:
         """The measures so far, and a grid over the plane: generated windows beside real ones of the nearest songs."""
-        gan_report.plot_quality(self.folder, self.history, self.meter.real)
+        gan.plot_quality(self.folder, self.history, self.meter.real)
         axes = [np.quantile(self.labels[:, column], QUANTILES) for column in (0, 1)]
         asked = np.stack(np.meshgrid(*axes), axis=-1)  # (arousals, valences, 2)
         cells = asked.reshape(-1, 2)
@@ -384,7 +385,7 @@ class MelGanTrainer:
         real = np.concatenate(list(song_windows(self.songs.select(nearest), self.extractor, 1)))
         made = self.average.module.generate(cells, seed=self.training.seed).cpu().numpy()
         grids = (windows.reshape(*asked.shape[:2], *windows.shape[1:]) for windows in (made, real))
-        gan_report.plot_samples(self.folder, self.step, *grids, axes)
+        gan.plot_samples(self.folder, self.step, *grids, axes)
 
     # Stopping and going on
 

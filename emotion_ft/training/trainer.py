@@ -16,8 +16,10 @@ from .. import faults, run_folder
 from ..config.settings import TrainingConfig
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
+from ..reports import cards
+from ..reports.environment import environment
 from ..scoring.metrics import compute_metrics
-from . import cards, report, signals
+from . import signals
 from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
 from .experiment import last_checkpoint
 from .repository import add_pipeline
@@ -254,7 +256,7 @@ class EmotionTrainer(Trainer):
             "epochs": self.state.epoch,
             "train_runtime": ended and ended["train_runtime"],
             "base_model": finetuned_from,
-            **report.environment(self.args.device),
+            **environment(self.args.device),
             **{name: value for name, value in kept.items() if name.startswith("eval_")},
         }
         cards.write_validation_card(folder, results, {"training": self.args.to_dict()}, model_id)

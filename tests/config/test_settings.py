@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from emotion_ft.config.settings.parser import parse_config
-from emotion_ft.config.settings.settings import SECTIONS, AudioConfig, ConfigError, hardware_precision
 from transformers import TrainingArguments
+
+from emotion_ft.config.parser import parse_config
+from emotion_ft.config.settings import SECTIONS, AudioConfig, ConfigError, hardware_precision
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 

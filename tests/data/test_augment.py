@@ -6,10 +6,10 @@ import torch
 import torchaudio
 from accelerate import skip_first_batches
 from datasets import Dataset
-from emotion_ft.config.settings.settings import SpecAugmentConfig
 from scipy.stats import chisquare, ks_2samp
 from torch.utils.data import DataLoader, RandomSampler
 
+from emotion_ft.config.settings import SpecAugmentConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, spec_augment, with_transform
 from emotion_ft.modeling import ASTEmotionFeatureExtractor
 

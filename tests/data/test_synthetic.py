@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from emotion_ft.config.settings.settings import SpecAugmentConfig, TrainingConfig
 from torch.utils.data import DataLoader
 
+from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, window_rng, with_transform
 from emotion_ft.data.deam import load_deam
 from emotion_ft.data.songs import labels_of

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from emotion_ft.config.settings.parser import parse_config
-from emotion_ft.config.settings.settings import SECTIONS, Config, ConfigError
-from emotion_ft.config.settings.yaml_files import MAX_BYTES, MAX_DEPTH, read_yaml
 from fuzz import bounds, damaged, fuzz, one_line
 from hypothesis import strategies as st
 
+from emotion_ft.config.parser import parse_config
+from emotion_ft.config.settings import SECTIONS, Config, ConfigError
+from emotion_ft.config.yaml_files import MAX_BYTES, MAX_DEPTH, read_yaml
 from emotion_ft.data.annotations import AnnotationError
 from emotion_ft.data.csv_collection import load_collection_file
 

@@ -4,7 +4,8 @@ from datasets import Dataset
 
 from emotion_ft import run_folder
 from emotion_ft.errors import UsageError
-from emotion_ft.scoring.curves import annotated_curves, flat, read_curve_scores, score_curves, text_table, with_curves
+from emotion_ft.reports.tables import curve_table, read_curve_scores
+from emotion_ft.scoring.curves import annotated_curves, flat, score_curves, with_curves
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_written_read_and_named(curves, tmp_path):
     assert again.to_numpy() == pytest.approx(scores.to_numpy(), abs=1e-4) and list(again.index) == list(scores.index)
     assert read_curve_scores(tmp_path / "elsewhere") is None
     assert flat(scores)["test_windows_by_song_valence_rmse"] == scores.loc["windows by song", "valence_rmse"]
-    assert "MediaEval 2015" in text_table(scores) and "[-1, 1]" in text_table(scores)
+    assert "MediaEval 2015" in curve_table(scores) and "[-1, 1]" in curve_table(scores)
 
 
 def test_songs_with_curves():

@@ -4,11 +4,11 @@ import pytest
 
 from emotion_ft import run_folder
 from emotion_ft.data.songs import songs_dataset
+from emotion_ft.reports import tables
 from emotion_ft.scoring.ceiling import noise_ceiling
 from emotion_ft.scoring.intervals import bootstrap_scores
 from emotion_ft.scoring.metrics import score
 from emotion_ft.scoring.scores import artist_of_song, flat, predictions_table, read_table, references, score_systems
-from emotion_ft.training import report
 
 SONGS = 40
 
@@ -73,7 +73,7 @@ def test_collections_are_scored_apart_too(labels, systems):
 
 def test_songs_of_one_artist_have_no_intervals(labels, systems):
     scores = score_systems(predictions_table(songs(labels, artist=["One"] * SONGS), systems))
-    assert "mean_ccc_low" not in scores and len(report.text_table(scores.loc["repaired"]).splitlines()) == 4
+    assert "mean_ccc_low" not in scores and len(tables.text_table(scores.loc["repaired"]).splitlines()) == 4
 
 
 def under_another(labels, used="repaired"):
@@ -139,18 +139,18 @@ def test_no_ceiling_without_the_number_of_raters(labels, systems):
 
 class TestTables:
     def test_intervals_stand_below_their_values(self, labels, systems):
-        scores = report.blocks(score_systems(predictions_table(songs(labels), systems)))["repaired"]
-        lines = report.text_table(scores).splitlines()
+        scores = tables.blocks(score_systems(predictions_table(songs(labels), systems)))["repaired"]
+        lines = tables.text_table(scores).splitlines()
         assert [line.split()[0] for line in lines[1::2]] == ["model", "ridge", "ceiling"] and len(lines) == 6
         assert lines[1].split()[1] == f"{scores.loc['model', 'valence_rmse']:.3f}"
         low, high = scores.loc["model", ["valence_rmse_low", "valence_rmse_high"]]
         assert lines[2].startswith(" ") and f"[{low:.2f}, {high:.2f}]" in lines[2]
-        assert f"<br>[{low:.2f},&nbsp;{high:.2f}] |" in report.markdown_table(scores)
+        assert f"<br>[{low:.2f},&nbsp;{high:.2f}] |" in tables.markdown_table(scores)
 
     def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems, capsys):
         scores = score_systems(predictions_table(under_another(labels)[0], systems))
         folds = scores.loc["repaired"].iloc[:1].rename(index={"model": "fold 0"})
-        report.print_scores(scores, folds)
+        tables.print_scores(scores, folds)
         out = capsys.readouterr().out
         assert (
             out.index("fold 0") < out.index("model, pooled") < out.index("labels distributed") < out.index("bootstrap")

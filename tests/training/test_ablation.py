@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
-from emotion_ft.config.settings.parser import parse_config
 
+from emotion_ft.config.parser import parse_config
 from emotion_ft.data.splits import read_split
 from emotion_ft.training import ablation
 from emotion_ft.training.ablation import (

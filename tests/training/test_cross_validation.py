@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from emotion_ft.config.settings.parser import parse_config
 
+from emotion_ft.config.parser import parse_config
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.data.splits import SplitError
 from emotion_ft.errors import UsageError

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from emotion_ft.config.settings.settings import SpecAugmentConfig, TrainingConfig
 from safetensors.torch import load_file
 
+from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.data.targets import AgreementTarget
 from emotion_ft.training.embeddings import embed

@@ -1,6 +1,6 @@
 import pytest
-from emotion_ft.config.settings.settings import TrainingConfig
 
+from emotion_ft.config.settings import TrainingConfig
 from emotion_ft.training.experiment import OutputDirError, last_checkpoint, prepare_output_dir
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from emotion_ft.config.settings.parser import parse_config
 
+from emotion_ft.config.parser import parse_config
 from emotion_ft.data.splits import SplitError
 from emotion_ft.training.finetuning import finetune, training_windows
 

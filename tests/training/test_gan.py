@@ -4,10 +4,10 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from emotion_ft.config.settings.parser import parse_config
 from safetensors.torch import load_file
 
 from emotion_ft import run_folder
+from emotion_ft.config.parser import parse_config
 from emotion_ft.modeling import MelGenerator
 from emotion_ft.training import gan as gan_module
 from emotion_ft.training.experiment import last_checkpoint

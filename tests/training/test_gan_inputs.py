@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from emotion_ft.config.settings.parser import parse_config
-from emotion_ft.config.settings.settings import ConfigError
 
 from emotion_ft import run_folder
+from emotion_ft.config.parser import parse_config
+from emotion_ft.config.settings import ConfigError
 from emotion_ft.data.augment import TrainingTransform, with_transform
 from emotion_ft.data.features import FRONT_END_SETTINGS
 from emotion_ft.data.songs import labels_of

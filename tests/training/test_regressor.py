@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from emotion_ft.config.settings.parser import parse_config
-from emotion_ft.config.settings.settings import SpecAugmentConfig
 from safetensors.torch import load_file, save_file
 
+from emotion_ft.config.parser import parse_config
+from emotion_ft.config.settings import SpecAugmentConfig
 from emotion_ft.data.augment import TrainingTransform, with_transform
 from emotion_ft.modeling import MelGanConfig, MelRegressor
 from emotion_ft.training.regressor import fit_regressor, hear, prepare_regressor, window_bands

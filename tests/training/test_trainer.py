@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
-from emotion_ft.config.settings.settings import SpecAugmentConfig, TrainingConfig
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from emotion_ft.training.callbacks import EarlyStopping

@@ -1,13 +1,65 @@
-"""An audit as files: the report, a row a song, two plots."""
+"""An audit as files: the report, one row per song, two plots."""
 
+from collections import Counter
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import run_folder
-from ..data.audit import Audit, to_markdown
-from .report import save_figure
+from ..data.audit import Audit
+from .training_plots import save_figure
+
+
+def to_markdown(found: Audit, root: str | PathLike) -> str:
+    """The audit as a report to read."""
+    lines = [f"# Audit of {Path(root).name}", "", *(f"- {name}: {count}" for name, count in found.counts.items()), ""]
+    ranges = found.songs[["valence", "valence_std", "arousal", "arousal_std", "curve_valence", "curve_arousal"]]
+    lines += ["## Ranges", "", ranges.describe().loc[["min", "mean", "std", "max"]].to_markdown(floatfmt=".3f"), ""]
+    lines += ["## Are valence and arousal exchanged?", ""]
+    if not found.checks:
+        lines += ["Cannot be decided: there are no dynamic annotations to compare the static ones with.", ""]
+    else:
+        rows = [
+            {
+                "ids": f"{check.first}-{check.last}",
+                "songs": check.songs,
+                "V ~ own curve": check.valence,
+                "A ~ own curve": check.arousal,
+                "V ~ other curve": check.crossed_valence,
+                "A ~ other curve": check.crossed_arousal,
+                "V - A ~ curves' V - A": check.difference,
+                "95 % interval": f"{check.low:.3f} to {check.high:.3f}",
+                "columns": check.verdict,
+            }
+            for check in [*found.checks, *filter(None, [found.exchanged])]
+        ]
+        if found.exchanged:
+            rows[-1]["ids"] += ", found"
+        lines += [pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f"), ""]
+        if found.exchanged:
+            lines.append(
+                f"The data show an exchange in ids {found.exchanged.first} to {found.exchanged.last} (a song or two "
+                "at the ends may be wrong)."
+            )
+        else:
+            lines.append("The data show no range of ids with exchanged columns.")
+        lines.append("")
+    if found.songs["duration"].notna().any():
+        durations = found.songs["duration"].describe()[["min", "25%", "50%", "75%", "max"]]
+        lines += ["## Audio, by the files' headers", ""]
+        lines.append("Durations in seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in durations.items()))
+        for name in ("sampling_rate", "channels"):
+            counted = Counter(found.songs[name].dropna().astype(int))
+            lines.append(f"\n{name}: " + ", ".join(f"{value} x {count}" for value, count in counted.most_common()))
+        lines.append("")
+    faulty = found.songs.loc[found.songs["problems"] != "", "problems"]
+    if len(faulty):
+        lines += ["## Songs with problems", "", *(f"- {song_id}: {text}" for song_id, text in faulty[:50].items())]
+        lines += [f"- and {len(faulty) - 50} more, in audit.csv"] * (len(faulty) > 50) + [""]
+    return "\n".join(lines)
 
 
 def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:

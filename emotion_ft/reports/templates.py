@@ -1,14 +1,10 @@
-"""The Jinja templates of `hub_cards/`: in a checkout they lie beside the package, in a wheel inside it."""
-
-from pathlib import Path
+"""The Jinja templates of `hub_cards/`."""
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-TEMPLATES = next(
-    folder / "hub_cards"
-    for folder in (Path(__file__).parents[1], Path(__file__).parent)
-    if (folder / "hub_cards").is_dir()
-)
+from ..shipped import shipped
+
+TEMPLATES = shipped("hub_cards")
 
 
 def template(name: str) -> Template:

@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from .. import run_folder
 from ..errors import UsageError
-from ..scoring.curves import ROWS, read_curve_scores
+from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
 from ..scoring.scores import CEILING, TEXT, read_table, references, system_predictions
-from ..templates import template
-from . import report
-from .cross_validation import fold_folder
+from ..training.cross_validation import fold_folder
 from .song_plots import QUADRANTS
+from .tables import COLUMNS, LEGEND, TITLES, blocks, interval_line, read_curve_scores
+from .templates import template
 
 WORST = 20
 SIDES = ("train", "validation", "test")
@@ -59,14 +59,14 @@ def write_page(folder: str | Path) -> Path:
     folds = range(results.get("folds", 0))
     songs = _read_songs(folder / run_folder.PREDICTIONS)
     scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
-    blocks = report.blocks(scores)
-    treatment, first = next(iter(blocks.items()))
+    by_treatment = blocks(scores)
+    treatment, first = next(iter(by_treatment.items()))
     ranking = first["mean_ccc"].drop(CEILING, errors="ignore").sort_values(ascending=False)
     fold_scores = folder / run_folder.FOLD_SCORES
     if folds and fold_scores.is_file():
         model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]
         first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
-    tables = {name: _cells(block) for name, block in (blocks | {treatment: first}).items()}
+    tables = {name: _cells(block) for name, block in (by_treatment | {treatment: first}).items()}
     curve_scores = read_curve_scores(folder)
     runs = {f"fold {fold}": fold_folder(folder, fold) for fold in folds} or {"": folder}
     config = folder / run_folder.CONFIG
@@ -86,15 +86,15 @@ def write_page(folder: str | Path) -> Path:
         ranking=ranking.to_dict(),
         forests={name: _forests(rows) for name, rows in tables.items()},
         curve_scores=None if curve_scores is None else curve_scores.rename(index=ROWS).to_dict("index"),
-        intervals=report.interval_line(results) if "interval_level" in results else None,
+        intervals=interval_line(results) if "interval_level" in results else None,
         songs=songs.to_dict("records"),
         quadrants=quadrant_errors(songs),
         worst=songs.nlargest(WORST, "distance").to_dict("records"),
         commands=_commands(folder, len(folds)),
         dimensions=DIMENSIONS,
         metrics=METRICS,
-        titles=report.TITLES | {"r2": "R²"},
-        legend=report.LEGEND,
+        titles=TITLES | {"r2": "R²"},
+        legend=LEGEND,
     )
     path = folder / run_folder.PAGE
     path.write_text(page.lstrip(), encoding="utf-8")
@@ -146,7 +146,7 @@ def _cells(scores: pd.DataFrame) -> dict[str, dict[str, Cell]]:
         bounds = [row.get(f"{key}_{end}", np.nan) for end in ("low", "high")]
         return Cell(row[key], *(None if np.isnan(bound) else bound for bound in bounds))
 
-    return {str(name): {key: cell(row, key) for key in report.COLUMNS} for name, row in scores.iterrows()}
+    return {str(name): {key: cell(row, key) for key in COLUMNS} for name, row in scores.iterrows()}
 
 
 def _forests(rows: dict[str, dict[str, Cell]]) -> list[Forest]:

@@ -15,7 +15,7 @@ from ..data.augment import EvaluationTransform
 from ..scale import from_unit
 from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import references, system_predictions
-from .report import save_figure
+from .training_plots import save_figure
 
 WORST = 6
 QUADRANTS = {"V+ A+": (1, 1), "V- A+": (-1, 1), "V- A-": (-1, -1), "V+ A-": (1, -1)}

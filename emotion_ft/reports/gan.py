@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from .. import run_folder
 from ..scale import from_unit
 from ..scoring.metrics import DIMENSIONS
-from .report import save_figure
+from .training_plots import save_figure
 
 LEGEND = """\
 FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;

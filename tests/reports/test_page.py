@@ -12,18 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict, concatenate_datasets
-from emotion_ft.config.settings.parser import parse_config
 from transformers import TrainerState
 
 from emotion_ft import run_folder
+from emotion_ft.config.parser import parse_config
 from emotion_ft.data.audit import audit
 from emotion_ft.errors import UsageError
+from emotion_ft.reports import song_plots, tables
+from emotion_ft.reports.audit import write_audit
+from emotion_ft.reports.page import quadrant_errors, write_page
 from emotion_ft.scoring.curves import score_curves
 from emotion_ft.scoring.metrics import DIMENSIONS
 from emotion_ft.scoring.scores import flat, predictions_table, references, score_systems, system_predictions
-from emotion_ft.training import cross_validation, experiment, report, song_plots
-from emotion_ft.training.audit_report import write_audit
-from emotion_ft.training.page import quadrant_errors, write_page
+from emotion_ft.training import cross_validation, experiment
 
 SECTIONS = ["what", "audit", "results", "learning", "plane", "residuals", "worst", "configuration"]
 HOSTILE = [
@@ -108,7 +109,7 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     song_plots.plot_residuals(folder, references(table), system_predictions(table, "model"))
     song_plots.plot_worst_songs(folder, table, test, extractor)
     log = [{"epoch": epoch, "loss": 1 / epoch, "eval_valence_ccc": epoch / 4} for epoch in (1.0, 2.0, 3.0)]
-    report.plot_learning_curve(folder, TrainerState(epoch=3.0, max_steps=30, global_step=30, log_history=log), 0.25)
+    tables.plot_learning_curve(folder, TrainerState(epoch=3.0, max_steps=30, global_step=30, log_history=log), 0.25)
     run_folder.write_results(folder, results)
     return folder
 
@@ -156,7 +157,7 @@ def folds(songs, tiny_extractor, tmp_path_factory):
 def cells(row):
     """Cells of the table of scores, from a row of its CSV."""
     written = []
-    for key in report.COLUMNS:
+    for key in tables.COLUMNS:
         interval = "" if np.isnan(row[f"{key}_low"]) else f" [{row[f'{key}_low']:z.2f}, {row[f'{key}_high']:z.2f}]"
         written.append(f"{row[key]:z.3f}{interval}")
     return written
@@ -209,7 +210,7 @@ class TestPage:
         model = scores.iloc[0]
         for key, title in (("valence_r2", "valence, R²"), ("arousal_ccc", "arousal, CCC")):
             assert f"{title}{model[key]:.2f} [{model[f'{key}_low']:.2f}, {model[f'{key}_high']:.2f}]" in page.text
-        assert report.LEGEND in page.text
+        assert tables.LEGEND in page.text
         curves = pd.read_csv(folder / run_folder.CURVE_SCORES, index_col="scored")
         assert page.row("all windows of all songs together") == [f"{value:z.3f}" for value in curves.loc["windows"]]
 

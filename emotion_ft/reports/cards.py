@@ -12,10 +12,11 @@ from .. import run_folder
 from ..data.prepared import LABELS, LOG_MELS, SUFFIX, read_about
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
-from ..scoring.curves import ROWS, read_curve_scores
+from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
-from ..templates import template
-from . import gan_report, report
+from . import gan
+from .tables import COLUMNS, LEGEND, blocks, interval_line, markdown_table, read_curve_scores
+from .templates import template
 
 NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
 HUB_METRICS = {"rmse": "rmse", "mae": "mae", "r2": "r_squared", "r": "pearsonr", "ccc": "ccc"}
@@ -66,7 +67,7 @@ def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
         model_id,
         results,
         yaml.safe_load(config.read_text()) if config.is_file() else {},
-        {name: report.markdown_table(block) for name, block in report.blocks(scores).items()},
+        {name: markdown_table(block) for name, block in blocks(scores).items()},
         curve_table=None if curve_scores is None else curve_scores.rename(index=ROWS).to_markdown(floatfmt=".3f"),
     )
 
@@ -79,14 +80,14 @@ def write_validation_card(
     Args:
         folder: with the model and its feature extractor.
         results: as those of a run: `protocol`, `train_songs`, `validation_songs`, `epochs`, `train_runtime` and
-            `report.environment`; `eval_valence_rmse` and so on where validation songs were scored.
+            `tables.environment`; `eval_valence_rmse` and so on where validation songs were scored.
         config: settings by section, as in `config.yaml`.
         model_id: what the card's examples load: a repository of the Hub, or else the folder.
     """
-    scores = {key: results[f"eval_{key}"] for key in report.COLUMNS if f"eval_{key}" in results}
+    scores = {key: results[f"eval_{key}"] for key in COLUMNS if f"eval_{key}" in results}
     tables = {}
-    if len(scores) == len(report.COLUMNS):
-        tables["validation"] = report.markdown_table(pd.DataFrame([scores], index=["model, validation songs"]))
+    if len(scores) == len(COLUMNS):
+        tables["validation"] = markdown_table(pd.DataFrame([scores], index=["model, validation songs"]))
     return _write_model_card(Path(folder), model_id, results, config, tables, curve_table=None)
 
 
@@ -112,7 +113,7 @@ def write_gan_card(folder: str | Path, model_id: str | None = None) -> Path:
         model_id,
         results,
         table=cells.to_markdown(disable_numparse=True),
-        legend=gan_report.LEGEND.format(run="a model fine-tuned on the same training songs"),
+        legend=gan.LEGEND.format(run="a model fine-tuned on the same training songs"),
     )
 
 
@@ -210,8 +211,8 @@ def _write_model_card(
         finished="test_songs" in results,
         tables=tables,
         curve_table=curve_table,
-        legend=report.LEGEND,
-        interval_line=report.interval_line(results) if "interval_level" in results else None,
+        legend=LEGEND,
+        interval_line=interval_line(results) if "interval_level" in results else None,
         audit=(folder / run_folder.AUDIT / run_folder.AUDIT_REPORT).is_file(),
         architecture=ASTEmotionConfig.from_pretrained(folder),
         base_model=base_model,

@@ -12,23 +12,23 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset
-from emotion_ft.config.settings.settings import SpecAugmentConfig, TrainingConfig
 from huggingface_hub import DatasetCard, ModelCard
 from loopback_hub import LoopbackHub
 from transformers import set_seed
 
 from emotion_ft import __version__, run_folder
+from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.data.deam import load_songs
 from emotion_ft.data.features import LogMel
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.errors import UsageError
 from emotion_ft.inference import predict_file
+from emotion_ft.reports import tables
+from emotion_ft.reports.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
 from emotion_ft.scoring import curves
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
 from emotion_ft.scoring.scores import flat, score_with_intervals
-from emotion_ft.training import report
-from emotion_ft.training.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
 from emotion_ft.training.repository import add_pipeline
 from emotion_ft.training.trainer import EmotionTrainer
 
@@ -73,7 +73,7 @@ def run(tiny_model, tiny_extractor, tmp_path_factory):
         results = {"protocol": protocol, "labels": "repaired", "label_weights": "none", "train_songs": 60,
                    "validation_songs": 18, "test_songs": 20, "synthetic_windows": 0, "bad_files": 0, "epochs": 7.0,
                    "train_runtime": 65.4, "train_loss": 0.1234567, "validation_mean_ccc": 0.81234, "base_model": None,
-                   **report.environment(torch.device("cpu")), **flat(scores), **changes}  # fmt: skip
+                   **tables.environment(torch.device("cpu")), **flat(scores), **changes}  # fmt: skip
         run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
         if curve_scores is not None:
             run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
@@ -390,7 +390,7 @@ class TestGanCard:
 
     def test_names_versions_and_terms_of_deam(self, gan_dir):
         folder, _, results = gan_dir
-        run_folder.write_results(folder, results | {"protocol": DEAM, **report.environment(torch.device("cpu"))})
+        run_folder.write_results(folder, results | {"protocol": DEAM, **tables.environment(torch.device("cpu"))})
         text = said(write_gan_card(folder).read_text())
         assert f"Trained with emotion_ft {__version__}" in text and "CC BY-NC" in text and "of no use" not in text
 

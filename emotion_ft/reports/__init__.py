@@ -1,0 +1,1 @@
+"""Files that people read: tables, plots, the audit, cards and the page of a run."""
