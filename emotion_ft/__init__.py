@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .data.csv_collection import load_collection_file, load_csv
     from .data.deam import load_deam
     from .data.features import store_log_mels
-    from .inference import predict_file
+    from .inference.predict import predict_file
     from .modeling import (
         ASTEmotionConfig,
         ASTEmotionFeatureExtractor,
@@ -57,7 +57,7 @@ _MODULES = {
     "load_csv": "data.csv_collection",
     "load_deam": "data.deam",
     "parse_config": "config.parser",
-    "predict_file": "inference",
+    "predict_file": "inference.predict",
     "store_log_mels": "data.features",
 }
 

@@ -45,7 +45,8 @@ def main() -> None:
 
     from emotion_ft import run_folder
     from emotion_ft.config.parser import parse_config
-    from emotion_ft.inference import load_model, predict_curves, predict_songs
+    from emotion_ft.inference.loading import load_model
+    from emotion_ft.inference.predict import predict_curves, predict_songs
     from emotion_ft.reports import tables
     from emotion_ft.scoring import curves
     from emotion_ft.scoring.scores import flat, score_systems

@@ -29,8 +29,9 @@ def main() -> None:
 
     from transformers.utils.logging import disable_progress_bar
 
-    from emotion_ft.inference import load_model, read_log_mel
-    from emotion_ft.onnx_export import export, load_onnx, parity_table
+    from emotion_ft.inference.loading import load_model
+    from emotion_ft.inference.onnx import export, load_onnx, parity_table
+    from emotion_ft.inference.predict import read_log_mel
 
     logging.basicConfig(format="%(message)s", level=logging.ERROR)
     disable_progress_bar()

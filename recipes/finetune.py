@@ -19,14 +19,14 @@ def main() -> None:
     from emotion_ft import run_folder
     from emotion_ft.config.parser import parse_config
     from emotion_ft.faults import writing
-    from emotion_ft.hub import plan_push
+    from emotion_ft.hub.push import plan_push
+    from emotion_ft.hub.repository import add_pipeline
     from emotion_ft.reports import tables
     from emotion_ft.reports.cards import write_model_card
     from emotion_ft.reports.page import write_page
     from emotion_ft.scoring import curves
     from emotion_ft.training import experiment
     from emotion_ft.training.finetuning import finetune
-    from emotion_ft.training.repository import add_pipeline
 
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training

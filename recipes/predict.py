@@ -49,7 +49,8 @@ def main() -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from emotion_ft.data.audio import AudioError
-    from emotion_ft.inference import load_model, predict_log_mel, read_log_mel, write_predictions
+    from emotion_ft.inference.loading import load_model
+    from emotion_ft.inference.predict import predict_log_mel, read_log_mel, write_predictions
 
     disable_progress_bar()
     for stream in (sys.stdout, sys.stderr):  # file names need not be UTF-8
@@ -57,7 +58,7 @@ def main() -> int:
     if arguments.runtime == "torch":
         model, extractor = load_model(arguments.model, arguments.revision)
     else:
-        from emotion_ft.onnx_export import load_onnx
+        from emotion_ft.inference.onnx import load_onnx
 
         model, extractor = load_onnx(arguments.model, arguments.runtime)
     predictions, failures = {}, {}

@@ -51,7 +51,7 @@ def main() -> None:
     from emotion_ft.data.features import LogMel
     from emotion_ft.data.prepared import read_about, refuse_in_use
     from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
-    from emotion_ft.hub import create_repository, push_prepared
+    from emotion_ft.hub.push import create_repository, push_prepared
     from emotion_ft.reports.cards import write_data_card
     from emotion_ft.training import experiment
 

@@ -39,7 +39,7 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
 
     from emotion_ft.data.prepared import COLLECTION_NAME
-    from emotion_ft.hub import push, push_prepared, push_space
+    from emotion_ft.hub.push import push, push_prepared, push_space
 
     folder, private, revision, token = Path(arguments.folder), arguments.private, arguments.revision, arguments.token
     send = push_prepared if (folder / COLLECTION_NAME).is_file() else push

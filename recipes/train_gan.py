@@ -22,7 +22,7 @@ def main() -> None:
     from emotion_ft import run_folder
     from emotion_ft.config.parser import parse_config
     from emotion_ft.faults import writing
-    from emotion_ft.hub import plan_push
+    from emotion_ft.hub.push import plan_push
     from emotion_ft.reports import gan as reports
     from emotion_ft.reports.cards import write_gan_card
     from emotion_ft.reports.environment import environment

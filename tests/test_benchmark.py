@@ -155,7 +155,7 @@ def test_an_accelerator_is_measured_under_each_option(bench, monkeypatch):
 
 def test_random_models_of_the_benchmark_tell_songs_apart(bench):
     from emotion_ft.benchmark.predictions import file_windows, plain_loop, random_model
-    from emotion_ft.inference import predict_file
+    from emotion_ft.inference.predict import predict_file
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

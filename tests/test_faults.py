@@ -35,7 +35,7 @@ FORGE = """
 import gc, json, os, resource, runpy, signal, sys, threading
 import datasets, sklearn.svm, torch  # what takes long
 import transformers.trainer
-import emotion_ft.hub, emotion_ft.training.finetuning, emotion_ft.training.gan, emotion_ft.reports.page
+import emotion_ft.hub.push, emotion_ft.training.finetuning, emotion_ft.training.gan, emotion_ft.reports.page
 from matplotlib.figure import Figure
 from emotion_ft.training.gan import MelGanTrainer
 from emotion_ft.training.trainer import EmotionTrainer

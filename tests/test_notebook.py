@@ -25,7 +25,8 @@ from nbformat.v4 import new_code_cell
 from emotion_ft.config.parser import parse_config
 from emotion_ft.data.annotations import STATIC_FILES
 from emotion_ft.data.toy import render_deam
-from emotion_ft.inference import load_model, predict_file
+from emotion_ft.inference.loading import load_model
+from emotion_ft.inference.predict import predict_file
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
 from emotion_ft.training.experiment import load_collection
 

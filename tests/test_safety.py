@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
-from emotion_ft.inference import load_model
+from emotion_ft.inference.loading import load_model
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
 ROOT = Path(__file__).resolve().parents[1]

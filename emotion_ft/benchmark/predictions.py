@@ -9,10 +9,10 @@ from transformers import pipeline
 
 from ..config.settings import hardware_precision
 from ..data.audio import read_audio
-from ..inference import predict_file
+from ..inference.onnx import export, load_onnx
+from ..inference.predict import predict_file
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from ..modeling.pipeline_ast_emotion import MusicEmotionPipeline
-from ..onnx_export import export, load_onnx
 from .figures import Figure, wall_seconds
 from .workbench import Workbench
 

@@ -15,7 +15,7 @@ from ..data.features import BadFile
 from ..data.leaks import refuse_leaks
 from ..data.songs import labels_of
 from ..data.targets import AgreementTarget, CurveTarget, SongTarget
-from ..inference import predict_curves
+from ..inference.predict import predict_curves
 from ..modeling import ASTEmotionFeatureExtractor
 from ..reports import song_plots
 from ..reports.environment import environment

@@ -19,7 +19,7 @@ from ..data.songs import labels_of
 from ..data.splits import SPLIT_NAMES, read_split, split_off
 from ..data.synthetic import SyntheticTransform, add_synthetic
 from ..errors import UsageError
-from ..inference import load_model
+from ..inference.loading import load_model
 from ..modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 from ..scale import HALFWIDTH
 from . import experiment

@@ -16,13 +16,13 @@ from .. import faults, run_folder
 from ..config.settings import TrainingConfig
 from ..data.synthetic import refuse_synthetic
 from ..errors import UsageError
+from ..hub.repository import add_pipeline
 from ..reports import cards
 from ..reports.environment import environment
 from ..scoring.metrics import compute_metrics
 from . import signals
 from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
 from .experiment import last_checkpoint
-from .repository import add_pipeline
 
 logger = logging.getLogger(__name__)
 

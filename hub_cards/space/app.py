@@ -207,7 +207,7 @@ def load(model: str, revision: str | None) -> Pipeline:
     except HFValidationError:
         reason = "neither a folder nor you/name on the Hub."
     except KeyError:
-        reason = "it brings no pipeline code; emotion_ft.training.repository.add_pipeline adds it to a run's folder."
+        reason = "it brings no pipeline code; emotion_ft.hub.repository.add_pipeline adds it to a run's folder."
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())
     sys.exit(f"app: no model in '{model}': {reason}")

@@ -22,7 +22,7 @@ from emotion_ft.data.synthetic import (
     draw_emotions,
     refuse_synthetic,
 )
-from emotion_ft.inference import predict_songs
+from emotion_ft.inference.predict import predict_songs
 from emotion_ft.modeling import MelGanConfig, MelGenerator
 from emotion_ft.training.trainer import EmotionTrainer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_fuzz_audio import FILES, RATE, rendered, signed
 
 from emotion_ft.errors import UsageError
-from emotion_ft.inference import load_model
+from emotion_ft.inference.loading import load_model
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
 pytestmark = pytest.mark.stress
@@ -48,7 +48,7 @@ def predict(loaded, monkeypatch, capsys):
 
 @pytest.fixture
 def at_hand(loaded, monkeypatch):
-    monkeypatch.setattr("emotion_ft.inference.load_model", lambda *_: loaded)
+    monkeypatch.setattr("emotion_ft.inference.predict.load_model", lambda *_: loaded)
 
 
 def test_files(predict, at_hand, tmp_path):

@@ -13,7 +13,7 @@ import soxr
 import torch
 from transformers import pipeline
 
-from emotion_ft.inference import predict_file
+from emotion_ft.inference.predict import predict_file
 from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 

@@ -23,13 +23,13 @@ from emotion_ft.data.deam import load_songs
 from emotion_ft.data.features import LogMel
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.errors import UsageError
-from emotion_ft.inference import predict_file
+from emotion_ft.hub.repository import add_pipeline
+from emotion_ft.inference.predict import predict_file
 from emotion_ft.reports import tables
 from emotion_ft.reports.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
 from emotion_ft.scoring import curves
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
 from emotion_ft.scoring.scores import flat, score_with_intervals
-from emotion_ft.training.repository import add_pipeline
 from emotion_ft.training.trainer import EmotionTrainer
 
 TOKEN = "hf_user"
@@ -325,7 +325,7 @@ class TestTrainer:
 PUSH = """
 import sys
 from emotion_ft import EmotionTrainer, TrainingConfig
-from emotion_ft.inference import load_model
+from emotion_ft.inference.predict import load_model
 
 model, extractor = load_model(sys.argv[1])
 arguments = TrainingConfig(sys.argv[1], precision="fp32", hub_model_id="user/pushed", eval_strategy="no",

@@ -25,10 +25,10 @@ from transformers import (
 
 from emotion_ft.data.audio import AudioError
 from emotion_ft.errors import UsageError
-from emotion_ft.inference import (
+from emotion_ft.inference.loading import load_model
+from emotion_ft.inference.predict import (
     EmotionCurve,
     Prediction,
-    load_model,
     predict_curves,
     predict_file,
     predict_songs,
@@ -37,7 +37,7 @@ from emotion_ft.inference import (
 from emotion_ft.modeling import ASTForEmotionRegression
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from . import run_folder
-from .config.settings import TrainingConfig
-from .data.prepared import COLLECTION_NAME, FILES
-from .errors import UsageError
-from .inference import find_pickles
+from .. import run_folder
+from ..config.settings import TrainingConfig
+from ..data.prepared import COLLECTION_NAME, FILES
+from ..errors import UsageError
+from ..inference.loading import find_pickles
 from .space import build_space
 
 EXAMPLE = re.compile(

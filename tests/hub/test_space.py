@@ -28,11 +28,12 @@ from packaging.utils import canonicalize_name
 from playwright.sync_api import expect, sync_playwright
 
 from emotion_ft.errors import UsageError
-from emotion_ft.inference import load_model, predict_file
-from emotion_ft.space import EXAMPLE, EXAMPLE_SECONDS, build_space
-from emotion_ft.training.repository import add_pipeline
+from emotion_ft.hub.repository import add_pipeline
+from emotion_ft.hub.space import EXAMPLE, EXAMPLE_SECONDS, build_space
+from emotion_ft.inference.loading import load_model
+from emotion_ft.inference.predict import predict_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SPACE = ROOT / "hub_cards" / "space"
 CHROMIUM = shutil.which("chromium")
 browser = pytest.mark.skipif(
@@ -146,7 +147,7 @@ class TestCommand:
         [
             ("nowhere/at/all", "neither a folder nor you/name on the Hub."),
             ("empty", "Unrecognized model in "),
-            ("bare", "it brings no pipeline code; emotion_ft.training.repository.add_pipeline adds it"),
+            ("bare", "it brings no pipeline code; emotion_ft.hub.repository.add_pipeline adds it"),
             ("you/model", "We couldn't connect to "),
         ],
     )

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from emotion_ft.errors import UsageError
-from emotion_ft.inference import predict_file
-from emotion_ft.onnx_export import FILES, export, load_onnx, parity_table
+from emotion_ft.inference.onnx import FILES, export, load_onnx, parity_table
+from emotion_ft.inference.predict import predict_file
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..inference import load_model
+from ..inference.loading import load_model
 
 
 def add_pipeline(folder: str | Path) -> None:
@@ -10,7 +10,7 @@ def add_pipeline(folder: str | Path) -> None:
 
     The pipeline's code and its name in `config.json` join the model's.
     """
-    from ..modeling.pipeline_ast_emotion import MusicEmotionPipeline  # imports all of transformers' pipelines
+    from ..modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
     model, extractor = load_model(folder)
     MusicEmotionPipeline(model.cpu(), feature_extractor=extractor, device="cpu").save_pretrained(folder)

@@ -15,10 +15,11 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
-from . import run_folder
-from .errors import UsageError
-from .inference import load_settings, predict_log_mel
-from .modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from .. import run_folder
+from ..errors import UsageError
+from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from .loading import load_settings
+from .predict import predict_log_mel
 
 # Where tools of the Hub look for them.
 FILES = {"onnx": Path(run_folder.ONNX, "model.onnx"), "onnx-int8": Path(run_folder.ONNX, "model_quantized.onnx")}

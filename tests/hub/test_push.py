@@ -21,14 +21,15 @@ from loopback_hub import LoopbackHub
 from emotion_ft import run_folder
 from emotion_ft.data.toy import render_deam
 from emotion_ft.errors import UsageError
-from emotion_ft.hub import push, shared_files
-from emotion_ft.inference import load_model, predict_file, predict_log_mel
+from emotion_ft.hub.push import push, shared_files
+from emotion_ft.hub.repository import add_pipeline
+from emotion_ft.inference.loading import load_model
+from emotion_ft.inference.predict import predict_file, predict_log_mel
 from emotion_ft.reports.cards import write_model_card
 from emotion_ft.scoring.metrics import score
 from emotion_ft.scoring.scores import flat
-from emotion_ft.training.repository import add_pipeline
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN, OTHER_TOKEN = "hf_user", "hf_somebody"
 PRIVATE_FILES = (
     "checkpoint-3/model.safetensors",
@@ -189,7 +190,7 @@ import json, sys
 from pathlib import Path
 from huggingface_hub import constants
 from emotion_ft.errors import UsageError
-from emotion_ft.hub import push
+from emotion_ft.hub.push import push
 
 def attempt(*arguments, **options):
     try:
@@ -251,7 +252,7 @@ print(json.dumps(said))
             hub.stall = ""
             hub.released.set()
             assert set(hub.files("user/half")) == {".gitattributes"}
-            load = "import sys; from emotion_ft.inference import load_model; load_model('user/half')"
+            load = "import sys; from emotion_ft.inference.predict import load_model; load_model('user/half')"
             done = subprocess.run(
                 [sys.executable, "-c", load], env=os.environ | online, capture_output=True, text=True
             )
@@ -290,7 +291,7 @@ class TestGan:
     @pytest.mark.slow
     def test_travels_and_its_example_runs(self, gan_dir, online, hub, tmp_path):
         folder, generator, _ = gan_dir
-        code = "import sys; from emotion_ft.hub import push; push(sys.argv[1], 'user/gan')"
+        code = "import sys; from emotion_ft.hub.push import push; push(sys.argv[1], 'user/gan')"
         python(code, folder, **online)
         files = hub.files("user/gan")
         assert "discriminator/model.safetensors" not in files

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from . import run_folder
-from .data.toy import AUDIO, render_deam
-from .errors import UsageError
-from .reports.templates import TEMPLATES, template
+from .. import run_folder
+from ..data.toy import AUDIO, render_deam
+from ..errors import UsageError
+from ..reports.templates import TEMPLATES, template
 
 EXAMPLE = {"valence": 7.5, "arousal": 7.0}  # labels, on 1-9
 EXAMPLE_SECONDS = 20.0
