@@ -40,12 +40,12 @@ def main() -> None:
 
     from emotion_ft.config.parser import parse_config
     from emotion_ft.reports import ablation as reports
-    from emotion_ft.training import ablation, experiment
+    from emotion_ft.training import ablation, inputs
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("emotion_ft").setLevel(logging.INFO)
     config = parse_config([arguments.config, *flags])
-    songs = experiment.load_collection(config.data, config.training.seed)
+    songs = inputs.load_collection(config.data, config.training.seed)
     whole = len(songs["train"])
     default = [whole // 4, whole // 2, whole] if arguments.study == "training" else [whole]
     sizes = sorted(set(arguments.sizes or default))

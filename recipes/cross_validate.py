@@ -42,7 +42,7 @@ def main() -> None:
     from emotion_ft.reports.cards import write_model_card
     from emotion_ft.reports.page import write_page
     from emotion_ft.scoring import curves
-    from emotion_ft.training import cross_validation, experiment
+    from emotion_ft.training import cross_validation, inputs
     from emotion_ft.training.finetuning import finetune
 
     config = parse_config([arguments.config, *flags], description=__doc__)
@@ -51,13 +51,13 @@ def main() -> None:
     logging.getLogger("emotion_ft").setLevel(logging.WARNING if training.process_index else logging.INFO)
     logging.captureWarnings(True)
     disable_progress_bar()
-    extractor = experiment.build_extractor(config)
-    songs = experiment.load_all(config.data)
+    extractor = inputs.build_extractor(config)
+    songs = inputs.load_all(config.data)
     splits, protocol = cross_validation.draw_folds(songs, config, folds)
     folder = Path(arguments.output or f"{training.output_dir}-cv")
     with writing(folder, "output", SAME_COMMAND):
         cross_validation.settle(config, folder, protocol)
-        stored, bad_files = experiment.store_features(DatasetDict({"all": songs}), extractor, config.data)
+        stored, bad_files = inputs.store_features(DatasetDict({"all": songs}), extractor, config.data)
         songs = stored["all"]
 
         for fold in arguments.fold or range(folds):
@@ -66,8 +66,8 @@ def main() -> None:
             parts = cross_validation.fold_songs(songs, splits[fold], protocol, fold)
             ours = cross_validation.fold_config(config, folder, fold)
             logging.getLogger("emotion_ft").info("fold %d of %d", fold, folds)
-            checkpoint = experiment.prepare_output_dir(ours.training)
-            experiment.make_deterministic(training)
+            checkpoint = inputs.prepare_output_dir(ours.training)
+            inputs.make_deterministic(training)
             if run := finetune(ours, extractor, parts, bad_files, checkpoint):
                 place = ours.training.output_dir
                 run_folder.write_results(place, run.results)
@@ -79,7 +79,7 @@ def main() -> None:
             print(f"\nfolds {', '.join(map(str, missing))} of {folds} are still to come, in {folder}")
             return
 
-        experiment.write_audit(folder, config.data)
+        inputs.write_audit(folder, config.data)
         scores, fold_scores, curve_scores, results = cross_validation.write_pooled(
             folder, folds, songs, protocol, extractor
         )

@@ -50,7 +50,7 @@ def main() -> None:
     from emotion_ft.reports import tables
     from emotion_ft.scoring import curves
     from emotion_ft.scoring.scores import flat, score_systems
-    from emotion_ft.training import evaluation, experiment
+    from emotion_ft.training import external_test, inputs
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("emotion_ft").setLevel(logging.INFO)
@@ -64,24 +64,24 @@ def main() -> None:
 
     model, extractor = load_model(model_dir)
     if arguments.collection:
-        songs = evaluation.load_external(arguments.collection, arguments.data_root, model_dir)
+        songs = external_test.load_external(arguments.collection, arguments.data_root, model_dir)
     else:
         split = arguments.split or str(model_dir / run_folder.SPLITS)
-        songs = experiment.load_side(config.data, split, arguments.songs)
+        songs = inputs.load_side(config.data, split, arguments.songs)
         if arguments.split and arguments.songs != "train":
-            evaluation.refuse_known(songs[arguments.songs], model_dir)
+            external_test.refuse_known(songs[arguments.songs], model_dir)
     name = next(iter(songs))
-    songs, _ = experiment.store_features(songs, extractor, config.data)
+    songs, _ = inputs.store_features(songs, extractor, config.data)
     songs = songs[name]
     annotated = curves.with_curves(songs) if arguments.curves else None
-    table = evaluation.predicted(songs, predict_songs(model, extractor, songs, arguments.batch_size), model_dir)
+    table = external_test.predicted(songs, predict_songs(model, extractor, songs, arguments.batch_size), model_dir)
     scores = score_systems(table)
     results = model_dir / run_folder.RESULTS
     trained = json.loads(results.read_text())["protocol"] if results.is_file() else "of an unfinished run"
     results = {"trained": trained, "protocol": songs.info.description, "songs": len(songs), **flat(scores)}
     print(f"\nmodel: {trained}\nhere: {songs.info.description}\n{len(songs)} {name} songs; ", end="")
     tables.print_scores(scores)
-    if line := evaluation.coverage_line(table, model.config):
+    if line := external_test.coverage_line(table, model.config):
         print(f"\n{line}")
     if annotated is not None:
         predicted = predict_curves(model, extractor, annotated, arguments.batch_size)

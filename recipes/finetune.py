@@ -25,7 +25,7 @@ def main() -> None:
     from emotion_ft.reports.cards import write_model_card
     from emotion_ft.reports.page import write_page
     from emotion_ft.scoring import curves
-    from emotion_ft.training import experiment
+    from emotion_ft.training import inputs
     from emotion_ft.training.finetuning import finetune
 
     config = parse_config(sys.argv[1:], description=__doc__)
@@ -36,13 +36,13 @@ def main() -> None:
     disable_progress_bar()  # of single files written and read; training keeps its own
     push = plan_push(training, training.output_dir)
     with writing(training.output_dir, "output_dir"):
-        checkpoint = experiment.prepare_output_dir(training)
-        experiment.make_deterministic(training)
+        checkpoint = inputs.prepare_output_dir(training)
+        inputs.make_deterministic(training)
 
-        extractor = experiment.build_extractor(config)
-        songs = experiment.load_collection(config.data, training.seed)
-        songs, bad_files = experiment.store_features(songs, extractor, config.data)
-        experiment.write_audit(training.output_dir, config.data)
+        extractor = inputs.build_extractor(config)
+        songs = inputs.load_collection(config.data, training.seed)
+        songs, bad_files = inputs.store_features(songs, extractor, config.data)
+        inputs.write_audit(training.output_dir, config.data)
         finished = finetune(config, extractor, songs, bad_files, checkpoint)
         if finished is None:
             return

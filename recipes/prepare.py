@@ -53,7 +53,7 @@ def main() -> None:
     from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
     from emotion_ft.hub.push import create_repository, push_prepared
     from emotion_ft.reports.cards import write_data_card
-    from emotion_ft.training import experiment
+    from emotion_ft.training import inputs
 
     config = parse_config([arguments.config, *flags], description=__doc__)
     data, training = config.data, config.training
@@ -64,8 +64,8 @@ def main() -> None:
     refuse_in_use(output)
     if arguments.push:
         create_repository(arguments.push, arguments.private, arguments.token, "dataset")
-    log_mel = LogMel(experiment.build_extractor(config), data.min_seconds)
-    tables = experiment.load_treatments(data)
+    log_mel = LogMel(inputs.build_extractor(config), data.min_seconds)
+    tables = inputs.load_treatments(data)
     shards = plan_shards(tables)
     mine = shards if arguments.shard is None else shards[arguments.shard :: arguments.shards]
     store_shards(output, mine[training.process_index :: training.world_size], log_mel, data.num_proc)

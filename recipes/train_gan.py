@@ -26,7 +26,7 @@ def main() -> None:
     from emotion_ft.reports import gan as reports
     from emotion_ft.reports.cards import write_gan_card
     from emotion_ft.reports.environment import environment
-    from emotion_ft.training import experiment, gan
+    from emotion_ft.training import gan, inputs
     from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
     from emotion_ft.training.regressor import hear, prepare_regressor
@@ -39,16 +39,16 @@ def main() -> None:
     logging.captureWarnings(True)
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     disable_progress_bar()
-    experiment.make_deterministic(training)
+    inputs.make_deterministic(training)
 
     run, folder = Path(config.gan.finetuned or training.output_dir), Path(config.gan.gan_output_dir)
     push = plan_push(training, folder)
-    extractor = experiment.build_extractor(config)
+    extractor = inputs.build_extractor(config)
     songs, model = load_train_songs(config, run, extractor)
     learnt, reference = split_reference(songs, config.gan.reference_fraction, training.seed)
     gan.check_batch(config, learnt)
     with writing(folder, "gan_output_dir"):
-        checkpoint = experiment.prepare_output_dir(training, str(folder), run_folder.GAN_STATE)
+        checkpoint = inputs.prepare_output_dir(training, str(folder), run_folder.GAN_STATE)
         if checkpoint:
             refuse_changes(config, run, checkpoint)
         elif main_process:

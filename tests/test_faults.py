@@ -25,7 +25,7 @@ from emotion_ft.data import features
 from emotion_ft.data.deam import load_deam
 from emotion_ft.data.features import store_log_mels
 from emotion_ft.errors import UsageError
-from emotion_ft.training.experiment import checkpoints
+from emotion_ft.training.checkpoints import checkpoints
 
 pytestmark = pytest.mark.stress
 

@@ -28,7 +28,7 @@ from emotion_ft.data.toy import render_deam
 from emotion_ft.inference.loading import load_model
 from emotion_ft.inference.predict import predict_file
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
-from emotion_ft.training.experiment import load_collection
+from emotion_ft.training.inputs import load_collection
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "recipes" / "notebooks" / "deam.ipynb"

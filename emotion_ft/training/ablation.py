@@ -23,7 +23,7 @@ from ..config.settings import Config
 from ..data.splits import write_split
 from ..errors import UsageError
 from ..reports import gan
-from .experiment import last_checkpoint
+from .checkpoints import last_checkpoint
 
 NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
 

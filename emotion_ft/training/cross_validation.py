@@ -29,7 +29,7 @@ from ..scoring.scores import (
     score_with_intervals,
     system_predictions,
 )
-from .experiment import last_checkpoint
+from .checkpoints import last_checkpoint
 
 PLACES = (
     "data_root",

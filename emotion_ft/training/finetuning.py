@@ -26,7 +26,7 @@ from ..scoring.baselines import baseline_predictions
 from ..scoring.intervals import conformal_halfwidths, coverage, songs_needed
 from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import flat, predictions_table, score_systems, system_predictions
-from . import experiment, provenance
+from . import inputs, provenance
 from .embeddings import embed
 from .gan_inputs import mix_synthetic
 from .trainer import EmotionTrainer
@@ -53,9 +53,9 @@ def finetune(
     """Fine-tune on `songs["train"]`, select on `songs["validation"]`, score `songs["test"]` once.
 
     Args:
-        config: with the output folder, which `experiment.prepare_output_dir` has prepared.
+        config: with the output folder, which `inputs.prepare_output_dir` has prepared.
         extractor: the front end of the songs' log-mels.
-        songs: as `experiment.store_features` returns them; the test split's description names the protocol.
+        songs: as `inputs.store_features` returns them; the test split's description names the protocol.
         bad_files: what was left out.
         checkpoint: to resume from.
 
@@ -75,7 +75,7 @@ def finetune(
         provenance.refuse_seen(config.model.checkpoint, songs, config.data.group_by_artist)
     train = training_windows(config, extractor, songs)
     validation_set = with_transform(songs["validation"], EvaluationTransform(extractor))
-    model = experiment.build_model(config, extractor)
+    model = inputs.build_model(config, extractor)
     if training.freeze == "always":
         train = embed(model, train, training, "train", training.frozen_crops, training.per_device_train_batch_size)
         validation_set = embed(
@@ -89,7 +89,7 @@ def finetune(
         processing_class=extractor,
     )
     if trainer.is_world_process_zero():
-        experiment.save_inputs(config, songs, bad_files)
+        inputs.save_inputs(config, songs, bad_files)
     outcome = trainer.train(resume_from_checkpoint=checkpoint)
     validation = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
     halfwidths = None

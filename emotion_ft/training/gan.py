@@ -35,7 +35,7 @@ from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
 from ..reports import gan
 from ..scale import to_unit
 from . import losses, signals
-from .experiment import checkpoints, last_checkpoint
+from .checkpoints import checkpoints, last_checkpoint
 from .quality import Quality, QualityMeter, shortfall, song_windows
 
 logger = logging.getLogger(__name__)

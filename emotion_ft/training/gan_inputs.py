@@ -22,7 +22,7 @@ from ..errors import UsageError
 from ..inference.loading import load_model
 from ..modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 from ..scale import HALFWIDTH
-from . import experiment
+from . import inputs
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ def load_train_songs(
             f"'{run}' was fine-tuned with the windows of {trained.synthetic.gan}: what measures a GAN must never have "
             "seen a fake. Name a run without --gan."
         )
-    songs = experiment.load_side(config.data, Path(run) / run_folder.SPLITS, "train")
-    songs, _ = experiment.store_features(songs, extractor, config.data)
+    songs = inputs.load_side(config.data, Path(run) / run_folder.SPLITS, "train")
+    songs, _ = inputs.store_features(songs, extractor, config.data)
     return songs["train"], model
 
 
@@ -95,7 +95,7 @@ RESUMED = {
 def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> None:
     """Raise a `UsageError` unless a GAN goes on from its last checkpoint, with the songs and settings of its start."""
     folder = Path(config.gan.gan_output_dir)
-    last = experiment.last_checkpoint(folder, run_folder.GAN_STATE)
+    last = inputs.last_checkpoint(folder, run_folder.GAN_STATE)
     if last is None or Path(checkpoint).resolve() != last.resolve():
         raise UsageError(
             f"a GAN goes on from the last checkpoint in its gan_output_dir, {last}, not from {checkpoint}."

@@ -22,7 +22,7 @@ from ..reports.environment import environment
 from ..scoring.metrics import compute_metrics
 from . import signals
 from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
-from .experiment import last_checkpoint
+from .checkpoints import last_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from emotion_ft.reports.page import quadrant_errors, write_page
 from emotion_ft.scoring.curves import score_curves
 from emotion_ft.scoring.metrics import DIMENSIONS
 from emotion_ft.scoring.scores import flat, predictions_table, references, score_systems, system_predictions
-from emotion_ft.training import cross_validation, experiment
+from emotion_ft.training import cross_validation, inputs
 
 SECTIONS = ["what", "audit", "results", "learning", "plane", "residuals", "worst", "configuration"]
 HOSTILE = [
@@ -85,7 +85,7 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     rng = np.random.default_rng(seed)
     config = parse_config(["recipes/configs/toy.yaml", "--output_dir", str(folder), "--seed", "7"], description="")
     folder.mkdir(parents=True)
-    experiment.save_inputs(config, songs, [])
+    inputs.save_inputs(config, songs, [])
     test = songs["test"]
     labels = np.stack([test[dimension] for dimension in DIMENSIONS], axis=1)
     systems = {name: (labels + rng.normal(0, noise, labels.shape)).clip(1, 9)

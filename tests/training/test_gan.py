@@ -10,7 +10,7 @@ from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
 from emotion_ft.modeling import MelGenerator
 from emotion_ft.training import gan as gan_module
-from emotion_ft.training.experiment import last_checkpoint
+from emotion_ft.training.checkpoints import last_checkpoint
 from emotion_ft.training.gan import EpochSampler, GanError, MelGanTrainer
 from emotion_ft.training.gan_inputs import split_reference
 from emotion_ft.training.quality import QualityMeter

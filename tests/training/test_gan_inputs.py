@@ -20,7 +20,6 @@ from emotion_ft.data.splits import SPLIT_NAMES, SplitError, read_split, write_sp
 from emotion_ft.data.synthetic import SyntheticTransform
 from emotion_ft.errors import UsageError
 from emotion_ft.modeling import MelDiscriminator, MelGanConfig, MelGenerator
-from emotion_ft.training.experiment import build_extractor, save_inputs
 from emotion_ft.training.gan_inputs import (
     Confirmation,
     check_front_end,
@@ -29,6 +28,7 @@ from emotion_ft.training.gan_inputs import (
     refuse_changes,
     split_reference,
 )
+from emotion_ft.training.inputs import build_extractor, save_inputs
 
 
 @pytest.fixture(scope="module")

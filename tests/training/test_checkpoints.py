@@ -1,7 +1,7 @@
 import pytest
 
 from emotion_ft.config.settings import TrainingConfig
-from emotion_ft.training.experiment import OutputDirError, last_checkpoint, prepare_output_dir
+from emotion_ft.training.checkpoints import OutputDirError, last_checkpoint, prepare_output_dir
 
 
 @pytest.fixture
