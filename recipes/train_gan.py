@@ -22,14 +22,15 @@ def main() -> None:
     from emotion_ft import run_folder
     from emotion_ft.config.parser import parse_config
     from emotion_ft.faults import writing
+    from emotion_ft.gan import trainer
+    from emotion_ft.gan.quality import QualityMeter, fidelity, measure_speed
+    from emotion_ft.gan.regressor import hear, prepare_regressor
+    from emotion_ft.gan.train_songs import load_train_songs, refuse_changes, split_reference
     from emotion_ft.hub.push import plan_push
     from emotion_ft.reports import gan as reports
     from emotion_ft.reports.cards import write_gan_card
     from emotion_ft.reports.environment import environment
-    from emotion_ft.training import gan, inputs
-    from emotion_ft.training.gan_inputs import load_train_songs, refuse_changes, split_reference
-    from emotion_ft.training.quality import QualityMeter, fidelity, measure_speed
-    from emotion_ft.training.regressor import hear, prepare_regressor
+    from emotion_ft.training import inputs
 
     config = parse_config(sys.argv[1:], description=__doc__)
     training = config.training
@@ -46,7 +47,7 @@ def main() -> None:
     extractor = inputs.build_extractor(config)
     songs, model = load_train_songs(config, run, extractor)
     learnt, reference = split_reference(songs, config.gan.reference_fraction, training.seed)
-    gan.check_batch(config, learnt)
+    trainer.check_batch(config, learnt)
     with writing(folder, "gan_output_dir"):
         checkpoint = inputs.prepare_output_dir(training, str(folder), run_folder.GAN_STATE)
         if checkpoint:
@@ -58,7 +59,7 @@ def main() -> None:
         regressor = prepare_regressor(config, learnt, extractor, resumed=checkpoint is not None)
         windows = config.gan.reference_windows
         meter = QualityMeter(model, extractor, learnt, reference, windows, training.seed) if main_process else None
-        trainer = gan.MelGanTrainer(config, extractor, learnt, regressor, meter)
+        trainer = trainer.MelGanTrainer(config, extractor, learnt, regressor, meter)
         if checkpoint:
             trainer.resume(checkpoint)
         first = trainer.step

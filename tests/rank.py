@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from emotion_ft.data import shards
+from emotion_ft.gan.trainer import MelGanTrainer
 from emotion_ft.training.callbacks import UnfreezeCallback
-from emotion_ft.training.gan import MelGanTrainer
 
 notes, recipe, *arguments = sys.argv[1:]
 rank = int(os.environ.get("RANK", 0))

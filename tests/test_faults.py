@@ -35,9 +35,9 @@ FORGE = """
 import gc, json, os, resource, runpy, signal, sys, threading
 import datasets, sklearn.svm, torch  # what takes long
 import transformers.trainer
-import emotion_ft.hub.push, emotion_ft.training.finetuning, emotion_ft.training.gan, emotion_ft.reports.page
+import emotion_ft.hub.push, emotion_ft.training.finetuning, emotion_ft.gan.trainer, emotion_ft.reports.page
 from matplotlib.figure import Figure
-from emotion_ft.training.gan import MelGanTrainer
+from emotion_ft.gan.trainer import MelGanTrainer
 from emotion_ft.training.trainer import EmotionTrainer
 from emotion_ft.data.augment import TrainingTransform
 from emotion_ft.data.features import LogMel

@@ -24,10 +24,10 @@ from transformers import (
 from ..config.parser import parse_config
 from ..config.settings import Config, GanConfig, SpecAugmentConfig, TrainingConfig, hardware_precision
 from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
+from ..gan.regressor import prepare_regressor
+from ..gan.trainer import MelGanTrainer
 from ..modeling import ASTEmotionConfig, ASTForEmotionRegression
 from ..training.embeddings import embed
-from ..training.gan import MelGanTrainer
-from ..training.regressor import prepare_regressor
 from ..training.trainer import EmotionTrainer
 from .figures import Figure, wall_seconds
 from .workbench import RATE, Workbench

@@ -28,7 +28,7 @@ from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import flat, predictions_table, score_systems, system_predictions
 from . import inputs, provenance
 from .embeddings import embed
-from .gan_inputs import mix_synthetic
+from .synthetic_windows import mix_synthetic
 from .trainer import EmotionTrainer
 
 logger = logging.getLogger(__name__)

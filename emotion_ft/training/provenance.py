@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset, DatasetDict
+from transformers import SequenceFeatureExtractor
 
 from .. import run_folder
+from ..config.parser import parse_config
+from ..config.settings import Config
+from ..data.features import FRONT_END_SETTINGS
 from ..data.leaks import refuse_same_songs
 from ..data.songs import artists_of
 from ..data.splits import SPLIT_NAMES, SplitError, artist_key, first_ids, read_split
@@ -92,3 +96,28 @@ def same_songs(songs: Dataset, folder: str | Path) -> int:
     refuse_same_songs(songs, Dataset.from_pandas(seen[columns], preserve_index=False), f"tested with '{folder}'")
     known = {artist_key(artist) for artist in seen["artist"].dropna()}
     return sum(artist_key(artist) in known for artist in artists_of(songs).values())
+
+
+def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtractor, name: str) -> None:
+    """Raise a `UsageError` that lists the settings in which this configuration's front end differs from `name`'s."""
+    settings = (*FRONT_END_SETTINGS, "max_length")
+    differences = [
+        f"{setting} is {getattr(ours, setting)} here and {getattr(theirs, setting)} there"
+        for setting in settings
+        if getattr(ours, setting) != getattr(theirs, setting)
+    ]
+    if differences:
+        raise UsageError(
+            f"section 'audio' differs from that of '{name}': {'; '.join(differences)}. Their windows do not mix: use "
+            f"the settings in {Path(name) / run_folder.CONFIG}."
+        )
+
+
+def check_labels(config: Config, folder: str | Path) -> Config:
+    """The configuration of that folder's run; raise a `UsageError` unless it treats labels as `config` does."""
+    theirs = parse_config([str(Path(folder) / run_folder.CONFIG), "--precision", "fp32"])
+    if theirs.data.labels != config.data.labels:
+        raise UsageError(
+            f"labels are {config.data.labels} here, but {theirs.data.labels} in '{folder}': use the same."
+        )
+    return theirs

@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 
 from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
+from emotion_ft.gan import trainer as gan_module
+from emotion_ft.gan.quality import QualityMeter
+from emotion_ft.gan.regressor import prepare_regressor
+from emotion_ft.gan.train_songs import split_reference
+from emotion_ft.gan.trainer import EpochSampler, GanError, MelGanTrainer
 from emotion_ft.modeling import MelGenerator
-from emotion_ft.training import gan as gan_module
 from emotion_ft.training.checkpoints import last_checkpoint
-from emotion_ft.training.gan import EpochSampler, GanError, MelGanTrainer
-from emotion_ft.training.gan_inputs import split_reference
-from emotion_ft.training.quality import QualityMeter
-from emotion_ft.training.regressor import prepare_regressor
 
 
 @pytest.fixture(scope="module")

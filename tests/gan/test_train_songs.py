@@ -19,16 +19,11 @@ from emotion_ft.data.songs import labels_of
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, read_split, write_split
 from emotion_ft.data.synthetic import SyntheticTransform
 from emotion_ft.errors import UsageError
+from emotion_ft.gan.train_songs import load_train_songs, refuse_changes, split_reference
 from emotion_ft.modeling import MelDiscriminator, MelGanConfig, MelGenerator
-from emotion_ft.training.gan_inputs import (
-    Confirmation,
-    check_front_end,
-    load_train_songs,
-    mix_synthetic,
-    refuse_changes,
-    split_reference,
-)
 from emotion_ft.training.inputs import build_extractor, save_inputs
+from emotion_ft.training.provenance import check_front_end
+from emotion_ft.training.synthetic_windows import Confirmation, mix_synthetic
 
 
 @pytest.fixture(scope="module")

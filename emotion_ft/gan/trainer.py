@@ -34,8 +34,9 @@ from ..errors import UsageError
 from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
 from ..reports import gan
 from ..scale import to_unit
-from . import losses, signals
-from .checkpoints import checkpoints, last_checkpoint
+from ..training import signals
+from ..training.checkpoints import checkpoints, last_checkpoint
+from . import losses
 from .quality import Quality, QualityMeter, shortfall, song_windows
 
 logger = logging.getLogger(__name__)

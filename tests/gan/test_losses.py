@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from emotion_ft.training.losses import (
+from emotion_ft.gan.losses import (
     adversarial,
     bce_discriminator_loss,
     bce_generator_loss,

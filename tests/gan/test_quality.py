@@ -8,9 +8,7 @@ from scipy import linalg
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from emotion_ft.modeling import MelGanConfig, MelGenerator
-from emotion_ft.scoring.metrics import score
-from emotion_ft.training.quality import (
+from emotion_ft.gan.quality import (
     QualityMeter,
     fidelity,
     frechet_distance,
@@ -22,6 +20,8 @@ from emotion_ft.training.quality import (
     spread_unexplained,
     spread_within,
 )
+from emotion_ft.modeling import MelGanConfig, MelGenerator
+from emotion_ft.scoring.metrics import score
 
 WINDOWS = 3
 
@@ -368,7 +368,7 @@ def tiny_generator():
 
 def test_speed_is_windows_a_second(monkeypatch):
     clock = iter([0.0, 4.0, 10.0, 12.0, 20.0, 25.0])
-    monkeypatch.setattr("emotion_ft.training.quality.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("emotion_ft.gan.quality.time.perf_counter", lambda: next(clock))
     player = Player(np.zeros((1, 2, 2)))
     assert measure_speed(player, windows=10) == 5
     assert player.emotion.shape == (10, 2)

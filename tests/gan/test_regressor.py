@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from emotion_ft.config.parser import parse_config
 from emotion_ft.config.settings import SpecAugmentConfig
 from emotion_ft.data.augment import TrainingTransform, with_transform
+from emotion_ft.gan.regressor import fit_regressor, hear, prepare_regressor, window_bands
 from emotion_ft.modeling import MelGanConfig, MelRegressor
-from emotion_ft.training.regressor import fit_regressor, hear, prepare_regressor, window_bands
 
 MASKS = SpecAugmentConfig()
 
