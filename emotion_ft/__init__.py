@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .config.parser import parse_config
     from .config.settings import Config, TrainingConfig
-    from .data.csv_collection import load_collection_file, load_csv
-    from .data.deam import load_deam
+    from .data.collections.csv_collection import load_collection_file, load_csv
+    from .data.collections.deam import load_deam
     from .data.features import store_log_mels
     from .inference.predict import predict_file
     from .modeling import (
@@ -53,9 +53,9 @@ _MODULES = {
     "EmotionTrainer": "training.trainer",
     "MusicEmotionPipeline": "modeling.pipeline_ast_emotion",
     "TrainingConfig": "config.settings",
-    "load_collection_file": "data.csv_collection",
-    "load_csv": "data.csv_collection",
-    "load_deam": "data.deam",
+    "load_collection_file": "data.collections.csv_collection",
+    "load_csv": "data.collections.csv_collection",
+    "load_deam": "data.collections.deam",
     "parse_config": "config.parser",
     "predict_file": "inference.predict",
     "store_log_mels": "data.features",

@@ -20,7 +20,7 @@ def main() -> None:
     sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
     import logging
 
-    from emotion_ft.data.audit import audit
+    from emotion_ft.data.collections.audit import audit
     from emotion_ft.reports.audit import write_audit
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -24,7 +24,7 @@ def main(argv=None):
     parser.add_argument("--overwrite", action="store_true", help="render finished songs anew")
     args = parser.parse_args(argv)
 
-    from emotion_ft.data.toy import AUDIO, render_deam
+    from emotion_ft.data.rendering.songs import AUDIO, render_deam
 
     begin = time.time()
     root = render_deam(

@@ -142,7 +142,7 @@ def songs_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def stored_songs(songs_root, tiny_extractor, tmp_path_factory):
     """`songs_root` as `store_log_mels` returns it: train 16, validation 4, test 4."""
-    from emotion_ft.data.deam import load_deam
+    from emotion_ft.data.collections.deam import load_deam
     from emotion_ft.data.features import store_log_mels
 
     return store_log_mels(load_deam(songs_root), tiny_extractor, tmp_path_factory.mktemp("log_mels"))[0]

@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import StateDictType
 
 from emotion_ft.data import shards
-from emotion_ft.data.deam import load_songs
+from emotion_ft.data.collections.deam import load_songs
 from emotion_ft.data.features import LogMel
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.modeling import ASTEmotionFeatureExtractor

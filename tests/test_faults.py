@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from emotion_ft import run_folder
 from emotion_ft.data import features
-from emotion_ft.data.deam import load_deam
+from emotion_ft.data.collections.deam import load_deam
 from emotion_ft.data.features import store_log_mels
 from emotion_ft.errors import UsageError
 from emotion_ft.training.checkpoints import checkpoints

@@ -23,8 +23,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 
 from emotion_ft.config.parser import parse_config
-from emotion_ft.data.annotations import STATIC_FILES
-from emotion_ft.data.toy import render_deam
+from emotion_ft.data.collections.annotations import STATIC_FILES
+from emotion_ft.data.rendering.songs import render_deam
 from emotion_ft.inference.loading import load_model
 from emotion_ft.inference.predict import predict_file
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS

@@ -19,9 +19,9 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import ASTConfig, ASTModel
 
-from emotion_ft.data.annotations import read_static
+from emotion_ft.data.collections.annotations import read_static
+from emotion_ft.data.rendering.songs import render_deam
 from emotion_ft.data.splits import SPLIT_NAMES
-from emotion_ft.data.toy import render_deam
 from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 
 REPOSITORY = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
 from ..data.features import store_log_mels
-from ..data.toy import AUDIO, render_deam
+from ..data.rendering.songs import AUDIO, render_deam
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
 
 RATE = 16000  # hertz, of both front ends

@@ -5,7 +5,6 @@ reads as a string, is the number that it looks like, and an unknown key or a wro
 and the nearest valid name.
 """
 
-import difflib
 import json
 import os
 from dataclasses import fields
@@ -15,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors import brief
+from ..errors import brief, nearest
 from .settings import SECTIONS, Config, ConfigError
 from .yaml_files import read_yaml
 
@@ -31,8 +30,8 @@ class _Parser(HfArgumentParser):
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; valid names: {', '.join(sorted(names))}"
+    close = nearest([name], names, cutoff=0.5)
+    return f"; did you mean '{close}'?" if close else f"; valid names: {', '.join(sorted(names))}"
 
 
 def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,9 @@ after a resume, and no global random state is touched.
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import SequenceFeatureExtractor
 
 from ..config.settings import SpecAugmentConfig
+from .front_end import FrontEnd
 from .targets import SongTarget
 
 COLUMNS = ["song_id", "log_mel", *SongTarget.columns]
@@ -45,7 +45,7 @@ class EvaluationTransform:
     columns = tuple(COLUMNS)
     target = SongTarget()
 
-    def __init__(self, extractor: SequenceFeatureExtractor):
+    def __init__(self, extractor: FrontEnd):
         self.extractor = extractor
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
@@ -74,7 +74,7 @@ class TrainingTransform(EvaluationTransform):
 
     def __init__(
         self,
-        extractor: SequenceFeatureExtractor,
+        extractor: FrontEnd,
         augmentation: SpecAugmentConfig | None,
         seed: int,
         target: SongTarget | None = None,

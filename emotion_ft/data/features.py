@@ -20,11 +20,11 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from tqdm.auto import tqdm
-from transformers import SequenceFeatureExtractor
 
 from ..errors import UsageError
 from ..faults import SAME_COMMAND, WorkerKilled, writing
 from .audio import AudioError, read_pieces
+from .front_end import FrontEnd
 from .prepared import is_prepared, read_prepared, shard_identity
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class TooManyBadFiles(UsageError):
     """More audio files than allowed cannot be read."""
 
 
-def front_end(extractor: SequenceFeatureExtractor) -> dict:
+def front_end(extractor: FrontEnd) -> dict:
     """What the log-mels of a front end depend on."""
     return {"version": STORE_VERSION, **{name: getattr(extractor, name) for name in FRONT_END_SETTINGS}}
 
@@ -60,7 +60,7 @@ class LogMel:
     A row of a prepared collection is read as it was stored there.
     """
 
-    def __init__(self, extractor: SequenceFeatureExtractor, min_seconds: float):
+    def __init__(self, extractor: FrontEnd, min_seconds: float):
         self.extractor = extractor
         self.front_end = front_end(extractor)
         self.min_seconds = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
@@ -132,7 +132,7 @@ def _open_part(rows: list[dict], cache_file: Path) -> Dataset | None:
 
 def store_log_mels(
     songs: DatasetDict,
-    extractor: SequenceFeatureExtractor,
+    extractor: FrontEnd,
     cache_dir: str | Path | None = None,
     num_proc: int = 1,
     min_seconds: float = 1.0,

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .splits import COLLECTION, SPLIT_NAMES, SplitError, Splits, first_ids, shared_artists
+from .files import COLLECTION, first_ids
+from .splits import SPLIT_NAMES, SplitError, Splits, shared_artists
 
 FEWEST = 10  # songs with the same number, below which equal labels may be chance
 DIMENSIONS, OTHER_LABELS = ("valence", "arousal"), ("other_valence", "other_arousal")

@@ -14,6 +14,8 @@ from .splits import SplitError, full_songs_split, id_list_split, random_split, s
 
 logger = logging.getLogger(__name__)
 
+CURVE_STEP = 0.5
+"""Seconds between two values of a dynamic annotation."""
 FEATURES = Features(
     {
         "song_id": Value("int64"),

@@ -13,15 +13,13 @@ from pathlib import Path
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from ..errors import UsageError, brief
+from .files import COLLECTION, first_ids
 
 logger = logging.getLogger(__name__)
 
 SPLIT_NAMES = ("train", "validation", "test")
 FULL_SONGS_FROM = 2001
 """The first song id of DEAM's 58 full-length songs, the test set of MediaEval 2015; ids below are 45 s excerpts."""
-COLLECTION = 1 << 32
-"""DEAM's song ids are DEAM's own; another collection's are its number times this, plus the song's number in it."""
-
 SONG_ID = re.compile(r"[0-9]{1,15}")
 
 Splits = dict[str, list[int]]
@@ -209,8 +207,3 @@ def artist_key(artist: str) -> str:
 def _group(song_id: int, groups: Mapping[int, str] | None) -> str:
     artist = artist_key((groups or {}).get(song_id, ""))
     return f"artist {artist}" if artist else f"song {song_id}"
-
-
-def first_ids(song_ids: list[int]) -> str:
-    """The first ten ids, as messages list them."""
-    return ", ".join(map(str, song_ids[:10])) + (", ..." if len(song_ids) > 10 else "")

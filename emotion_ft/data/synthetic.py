@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets
-from transformers import SequenceFeatureExtractor
 
 from ..config.settings import SpecAugmentConfig
 from ..errors import UsageError
-from ..scale import to_unit
 from .augment import COLUMNS, TrainingTransform, spec_augment, window_rng
+from .front_end import FrontEnd
+from .scale import to_unit
 
 JITTER = 0.05  # on [-1, 1]: 0.2 on the 1-9 scale, below the standard error of DEAM's means of ten raters
 TRIES = 8  # latents drawn for one emotion until a model confirms it
@@ -99,7 +99,7 @@ class SyntheticTransform(TrainingTransform):
 
     def __init__(
         self,
-        extractor: SequenceFeatureExtractor,
+        extractor: FrontEnd,
         augmentation: SpecAugmentConfig | None,
         seed: int,
         generator: Generator,

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import SequenceFeatureExtractor
 
 from ..errors import UsageError
-from ..scale import to_unit
-from .annotations import CURVE_STEP
+from .front_end import FrontEnd
+from .scale import to_unit
+from .songs import CURVE_STEP
 
 
 class SongTarget:
@@ -17,13 +17,11 @@ class SongTarget:
 
     columns = ("valence", "arousal")
 
-    def starts(self, row: Mapping[str, Any], frames: int, extractor: SequenceFeatureExtractor) -> tuple[int, int]:
+    def starts(self, row: Mapping[str, Any], frames: int, extractor: FrontEnd) -> tuple[int, int]:
         """The first and the last frame at which a window may start."""
         return 0, max(frames - extractor.max_length, 0)
 
-    def __call__(
-        self, row: Mapping[str, Any], start: int, extractor: SequenceFeatureExtractor
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, row: Mapping[str, Any], start: int, extractor: FrontEnd) -> dict[str, np.ndarray]:
         return {"labels": to_unit([row["valence"], row["arousal"]]).astype(np.float32)}
 
 

@@ -15,11 +15,12 @@ from datasets import Dataset
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import PolynomialFeatures
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, SequenceFeatureExtractor
+from transformers import PreTrainedModel
 
 from ..data.augment import EvaluationTransform
+from ..data.front_end import FrontEnd
+from ..data.scale import to_unit
 from ..data.songs import labels_of
-from ..scale import to_unit
 from ..scoring.baselines import band_statistics, ridge
 from ..scoring.metrics import DIMENSIONS, concordance_correlation
 
@@ -103,7 +104,7 @@ def shortfall(generated: Quality, real: Quality, untrained: Quality) -> float:
     return generated["frechet"] / untrained["frechet"] + float(np.mean(lacking)) + float(np.mean(alike))
 
 
-def song_windows(songs: Dataset, extractor: SequenceFeatureExtractor, count: int) -> Iterator[np.ndarray]:
+def song_windows(songs: Dataset, extractor: FrontEnd, count: int) -> Iterator[np.ndarray]:
     """(count, frames, mels) standardised, evenly spaced windows of one stored song after the other."""
     decode = EvaluationTransform(extractor).decode
     for row in songs.select_columns("log_mel"):
@@ -133,7 +134,7 @@ class QualityMeter:
     def __init__(
         self,
         model: PreTrainedModel,
-        extractor: SequenceFeatureExtractor,
+        extractor: FrontEnd,
         learnt: Dataset,
         reference: Dataset,
         num_windows: int,

@@ -8,15 +8,15 @@ from accelerate import PartialState
 from datasets import Dataset
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import SequenceFeatureExtractor
 
 from .. import run_folder
 from ..config.settings import Config, SpecAugmentConfig
 from ..data.augment import COLUMNS, TrainingTransform, with_transform
+from ..data.front_end import FrontEnd
+from ..data.scale import to_unit
 from ..data.songs import labels_of
 from ..errors import UsageError
 from ..modeling import MelGanConfig, MelRegressor
-from ..scale import to_unit
 from .quality import song_windows
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
@@ -25,7 +25,7 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
 def fit_regressor(
     regressor: MelRegressor,
     songs: Dataset,
-    extractor: SequenceFeatureExtractor,
+    extractor: FrontEnd,
     augmentation: SpecAugmentConfig,
     steps: int,
     batch_size: int,
@@ -67,16 +67,14 @@ def fit_regressor(
     return regressor.eval().requires_grad_(False)
 
 
-def window_bands(songs: Dataset, extractor: SequenceFeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
+def window_bands(songs: Dataset, extractor: FrontEnd) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation (mels,) of every band over one random standardised window of each stored song."""
     windows = with_transform(songs, TrainingTransform(extractor, None, seed=0))
     values = torch.stack([windows[i]["input_values"] for i in range(len(windows))])
     return values.mean((0, 1)), values.std((0, 1)).clamp_min(1e-4)
 
 
-def prepare_regressor(
-    config: Config, songs: Dataset, extractor: SequenceFeatureExtractor, resumed: bool
-) -> MelRegressor:
+def prepare_regressor(config: Config, songs: Dataset, extractor: FrontEnd, resumed: bool) -> MelRegressor:
     """The regressor of `gan_output_dir`, of the gan section's sizes: trained on `songs` and saved, or else loaded.
 
     Its mean and deviation of every band are those of `songs`; generator and discriminator take them over.
@@ -111,7 +109,7 @@ def prepare_regressor(
 
 @torch.no_grad()
 def hear(
-    regressor: MelRegressor, songs: Dataset, extractor: SequenceFeatureExtractor, num_windows: int
+    regressor: MelRegressor, songs: Dataset, extractor: FrontEnd, num_windows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the regressor hears in real windows, and their songs' labels: (windows, 2) each, in [-1, 1]."""
     heard = [

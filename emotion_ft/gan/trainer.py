@@ -23,17 +23,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
-from transformers import SequenceFeatureExtractor, get_scheduler
+from transformers import get_scheduler
 
 from .. import faults, run_folder
 from ..config.settings import Config
 from ..data.augment import TrainingTransform, with_transform
+from ..data.front_end import FrontEnd
+from ..data.scale import to_unit
 from ..data.songs import labels_of
 from ..data.synthetic import draw_emotions
 from ..errors import UsageError
 from ..modeling import MelDiscriminator, MelGenerator, MelRegressor
 from ..reports import gan
-from ..scale import to_unit
 from ..training import signals
 from ..training.checkpoints import checkpoints, last_checkpoint
 from . import losses
@@ -94,7 +95,7 @@ class MelGanTrainer:
     def __init__(
         self,
         config: Config,
-        extractor: SequenceFeatureExtractor,
+        extractor: FrontEnd,
         songs: Dataset,
         regressor: MelRegressor,
         meter: QualityMeter | None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .. import run_folder
-from ..data.toy import AUDIO, render_deam
+from ..data.rendering.songs import AUDIO, render_deam
 from ..errors import UsageError
 from ..reports.templates import TEMPLATES, template
 

@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, SequenceFeatureExtractor
+from transformers import PreTrainedModel
 
-from ..data.annotations import CURVE_STEP
 from ..data.audio import read_pieces
 from ..data.augment import EvaluationTransform
+from ..data.front_end import FrontEnd
+from ..data.scale import to_unit
+from ..data.songs import CURVE_STEP
 from ..data.synthetic import refuse_synthetic
-from ..scale import to_unit
 
 
 class EmotionCurve(NamedTuple):
@@ -62,7 +63,7 @@ def _predict_windows(model: PreTrainedModel, windows: Iterator[np.ndarray], batc
 
 def predict_file(
     model: PreTrainedModel,
-    extractor: SequenceFeatureExtractor,
+    extractor: FrontEnd,
     path: str | Path,
     curve_step: float | None = None,
     batch_size: int = 16,
@@ -85,7 +86,7 @@ def predict_file(
     return predict_log_mel(model, extractor, read_log_mel(extractor, path, min_seconds), curve_step, batch_size)
 
 
-def read_log_mel(extractor: SequenceFeatureExtractor, path: str | Path, min_seconds: float = 1.0) -> np.ndarray:
+def read_log_mel(extractor: FrontEnd, path: str | Path, min_seconds: float = 1.0) -> np.ndarray:
     """The log-mel (frames, mels), float16, of a whole audio file; raises `AudioError` as `predict_file`."""
     shortest = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
     pieces = read_pieces(path, extractor.sampling_rate, shortest)
@@ -94,7 +95,7 @@ def read_log_mel(extractor: SequenceFeatureExtractor, path: str | Path, min_seco
 
 def predict_log_mel(
     model: PreTrainedModel,
-    extractor: SequenceFeatureExtractor,
+    extractor: FrontEnd,
     log_mel: np.ndarray,
     curve_step: float | None = None,
     batch_size: int = 16,
@@ -113,9 +114,7 @@ def predict_log_mel(
     return Prediction(float(song[0]), float(song[1]), curve, halfwidths and tuple(halfwidths))
 
 
-def predict_songs(
-    model: PreTrainedModel, extractor: SequenceFeatureExtractor, songs: Dataset, batch_size: int = 16
-) -> np.ndarray:
+def predict_songs(model: PreTrainedModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16) -> np.ndarray:
     """Valence and arousal of stored songs, (songs, 2) on 1-9, each the mean over its evenly spaced windows.
 
     Args:
@@ -132,7 +131,7 @@ def predict_songs(
 
 
 def predict_curves(
-    model: PreTrainedModel, extractor: SequenceFeatureExtractor, songs: Dataset, batch_size: int = 16
+    model: PreTrainedModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16
 ) -> list[np.ndarray]:
     """Predicted curves of stored songs, as the annotated ones are: every 0.5 s from the song's `curve_start`.
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import run_folder
-from ..data.audit import Audit
+from ..data.collections.audit import Audit
 from .training_plots import save_figure
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import run_folder
-from ..scale import from_unit
+from ..data.scale import from_unit
 from ..scoring.metrics import DIMENSIONS
 from .training_plots import save_figure
 

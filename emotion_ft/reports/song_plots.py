@@ -8,11 +8,11 @@ import pandas as pd
 from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from transformers import SequenceFeatureExtractor
 
-from ..data.annotations import CURVE_STEP
 from ..data.augment import EvaluationTransform
-from ..scale import from_unit
+from ..data.front_end import FrontEnd
+from ..data.scale import from_unit
+from ..data.songs import CURVE_STEP
 from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import references, system_predictions
 from .training_plots import save_figure
@@ -28,7 +28,7 @@ def plot_held_out(
     scores: pd.DataFrame,
     title: str,
     songs: Dataset,
-    extractor: SequenceFeatureExtractor,
+    extractor: FrontEnd,
 ) -> None:
     """Write the plots of held-out songs into `plots/`: the plane, the residuals by quadrant, the worst songs.
 
@@ -93,9 +93,7 @@ def plot_residuals(folder: str | Path, references: np.ndarray, predictions: np.n
     return save_figure(figure, folder, "residuals.png")
 
 
-def plot_worst_songs(
-    folder: str | Path, table: pd.DataFrame, songs: Dataset, extractor: SequenceFeatureExtractor
-) -> Path:
+def plot_worst_songs(folder: str | Path, table: pd.DataFrame, songs: Dataset, extractor: FrontEnd) -> Path:
     """Write `plots/worst_songs.png`: the spectrograms of the songs farthest off on the plane, with their curves."""
     distance = np.linalg.norm(system_predictions(table, "model") - references(table), axis=1)
     worst = table.assign(distance=distance).nlargest(WORST, "distance")
@@ -117,7 +115,7 @@ def plot_worst_songs(
     return save_figure(figure, folder, "worst_songs.png")
 
 
-def show_spectrogram(axes: Axes, log_mel: np.ndarray, extractor: SequenceFeatureExtractor) -> None:
+def show_spectrogram(axes: Axes, log_mel: np.ndarray, extractor: FrontEnd) -> None:
     """Draw a log-mel (frames, mels) over seconds."""
     seconds = len(log_mel) * extractor.hop_length / extractor.sampling_rate
     axes.imshow(
@@ -145,7 +143,7 @@ def plot_curve(
     log_mel: np.ndarray,
     time: np.ndarray,
     curves: Mapping[str, np.ndarray],
-    extractor: SequenceFeatureExtractor,
+    extractor: FrontEnd,
     title: str,
 ) -> Path:
     """Write a picture of predicted curves over their song's spectrogram.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..data.annotations import RATERS
+from ..data.collections.annotations import RATERS
 from .metrics import DIMENSIONS, METRICS
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from ..scale import from_unit
+from ..data.scale import from_unit
 
 DIMENSIONS = ("valence", "arousal")
 METRICS = ("rmse", "mae", "r2", "r", "ccc")

@@ -13,8 +13,9 @@ from datasets import Dataset, DatasetDict
 
 from .. import run_folder
 from ..config.settings import Config
+from ..data.files import first_ids
 from ..data.songs import artists_of, grouping, select_splits
-from ..data.splits import SplitError, Splits, first_ids, k_folds
+from ..data.splits import SplitError, Splits, k_folds
 from ..errors import UsageError
 from ..modeling import ASTEmotionFeatureExtractor
 from ..reports.song_plots import plot_held_out

@@ -8,8 +8,9 @@ from datasets import Dataset, DatasetDict
 from transformers import PretrainedConfig
 
 from .. import run_folder
-from ..data.csv_collection import load_collection_file
-from ..data.splits import SplitError, first_ids
+from ..data.collections.csv_collection import load_collection_file
+from ..data.files import first_ids
+from ..data.splits import SplitError
 from ..scoring.intervals import coverage
 from ..scoring.metrics import DIMENSIONS
 from ..scoring.scores import predictions_table, read_table, references, system_predictions

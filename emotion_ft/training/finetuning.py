@@ -13,6 +13,7 @@ from ..config.settings import Config
 from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
 from ..data.features import BadFile
 from ..data.leaks import refuse_leaks
+from ..data.scale import from_unit
 from ..data.songs import labels_of
 from ..data.targets import AgreementTarget, CurveTarget, SongTarget
 from ..inference.predict import predict_curves
@@ -20,7 +21,6 @@ from ..modeling import ASTEmotionFeatureExtractor
 from ..reports import song_plots
 from ..reports.environment import environment
 from ..reports.training_plots import plot_learning_curve
-from ..scale import from_unit
 from ..scoring import curves
 from ..scoring.baselines import baseline_predictions
 from ..scoring.intervals import conformal_halfwidths, coverage, songs_needed

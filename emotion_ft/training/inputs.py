@@ -13,14 +13,14 @@ from transformers import enable_full_determinism, set_seed
 
 from .. import run_folder
 from ..config.settings import Config, DataConfig, TrainingConfig
-from ..data.audit import audit as audit_deam
-from ..data.csv_collection import load_collection_file
-from ..data.deam import load_songs
+from ..data.collections.audit import audit as audit_deam
+from ..data.collections.csv_collection import load_collection_file
+from ..data.collections.deam import load_songs
 from ..data.features import BadFile, store_log_mels
 from ..data.prepared import load_prepared
+from ..data.rendering.songs import render_deam
 from ..data.songs import OTHER, join, split_songs
 from ..data.splits import read_split, write_split
-from ..data.toy import render_deam
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from ..reports import audit

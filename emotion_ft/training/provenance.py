@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pandas as pd
 from datasets import Dataset, DatasetDict
-from transformers import SequenceFeatureExtractor
 
 from .. import run_folder
 from ..config.parser import parse_config
 from ..config.settings import Config
 from ..data.features import FRONT_END_SETTINGS
+from ..data.files import first_ids
+from ..data.front_end import FrontEnd
 from ..data.leaks import refuse_same_songs
 from ..data.songs import artists_of
-from ..data.splits import SPLIT_NAMES, SplitError, artist_key, first_ids, read_split
+from ..data.splits import SPLIT_NAMES, SplitError, artist_key, read_split
 from ..errors import UsageError
 from ..scoring.scores import read_table
 
@@ -98,7 +99,7 @@ def same_songs(songs: Dataset, folder: str | Path) -> int:
     return sum(artist_key(artist) in known for artist in artists_of(songs).values())
 
 
-def check_front_end(ours: SequenceFeatureExtractor, theirs: SequenceFeatureExtractor, name: str) -> None:
+def check_front_end(ours: FrontEnd, theirs: FrontEnd, name: str) -> None:
     """Raise a `UsageError` that lists the settings in which this configuration's front end differs from `name`'s."""
     settings = (*FRONT_END_SETTINGS, "max_length")
     differences = [

@@ -6,19 +6,19 @@ from pathlib import Path
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
-from transformers import SequenceFeatureExtractor
 
 from .. import run_folder
 from ..config.settings import Config
 from ..data.augment import with_transform
+from ..data.front_end import FrontEnd
 from ..data.leaks import refuse_leak
+from ..data.scale import HALFWIDTH
 from ..data.songs import labels_of
 from ..data.splits import SPLIT_NAMES, read_split
 from ..data.synthetic import SyntheticTransform, add_synthetic
 from ..errors import UsageError
 from ..inference.loading import load_model
 from ..modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
-from ..scale import HALFWIDTH
 from .provenance import check_front_end, check_labels
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatu
 def _check(
     config: Config,
     splits: dict[str, list[int]],
-    ours: SequenceFeatureExtractor,
-    theirs: SequenceFeatureExtractor,
+    ours: FrontEnd,
+    theirs: FrontEnd,
     folder: str,
 ) -> None:
     """Same front end, same labels, and nothing learnt from what is held out here."""

@@ -10,7 +10,7 @@ import soundfile
 from datasets import DatasetDict, Value
 
 from emotion_ft.data import features
-from emotion_ft.data.deam import load_deam
+from emotion_ft.data.collections.deam import load_deam
 from emotion_ft.data.features import BadFile, LogMel, TooManyBadFiles, store_log_mels
 from emotion_ft.modeling import ASTEmotionFeatureExtractor
 

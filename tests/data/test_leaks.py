@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from emotion_ft.data.files import COLLECTION
 from emotion_ft.data.leaks import refuse_crossing, refuse_leak, refuse_leaks, refuse_same_songs
 from emotion_ft.data.songs import join, songs_dataset
-from emotion_ft.data.splits import COLLECTION, SplitError
+from emotion_ft.data.splits import SplitError
 
 SPLITS = {"train": [1, 2, 3], "validation": [4], "test": [5, 6]}
 

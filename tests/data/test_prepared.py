@@ -14,7 +14,7 @@ import pytest
 from datasets import DatasetDict, load_dataset
 
 from emotion_ft.data import prepared, shards
-from emotion_ft.data.deam import load_songs
+from emotion_ft.data.collections.deam import load_songs
 from emotion_ft.data.features import BadFile, LogMel, TooManyBadFiles, store_log_mels
 from emotion_ft.data.prepared import load_prepared, read_about, refuse_in_use
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from emotion_ft.data.annotations import read_artists, read_static
+from emotion_ft.data.collections.annotations import read_artists, read_static
 from emotion_ft.data.splits import (
     SPLIT_NAMES,
     SplitError,

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, window_rng, with_transform
-from emotion_ft.data.deam import load_deam
+from emotion_ft.data.collections.deam import load_deam
 from emotion_ft.data.songs import labels_of
 from emotion_ft.data.synthetic import (
     JITTER,

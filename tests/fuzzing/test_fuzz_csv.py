@@ -14,11 +14,12 @@ import yaml
 from fuzz import bounds, damaged, fuzz, one_line
 from hypothesis import strategies as st
 
-from emotion_ft.data import annotations
-from emotion_ft.data.annotations import AnnotationError, read_artists, read_dynamic, read_static
-from emotion_ft.data.csv_collection import load_collection_file, load_csv
-from emotion_ft.data.csv_tables import read_songs
-from emotion_ft.data.splits import COLLECTION, SPLIT_NAMES, SplitError, read_split
+from emotion_ft.data.collections import annotations
+from emotion_ft.data.collections.annotations import read_artists, read_dynamic, read_static
+from emotion_ft.data.collections.csv_collection import load_collection_file, load_csv
+from emotion_ft.data.collections.csv_tables import read_songs
+from emotion_ft.data.files import COLLECTION, AnnotationError
+from emotion_ft.data.splits import SPLIT_NAMES, SplitError, read_split
 
 pytestmark = pytest.mark.stress
 

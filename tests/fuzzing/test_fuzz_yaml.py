@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from emotion_ft.config.parser import parse_config
 from emotion_ft.config.settings import SECTIONS, Config, ConfigError
 from emotion_ft.config.yaml_files import MAX_BYTES, MAX_DEPTH, read_yaml
-from emotion_ft.data.annotations import AnnotationError
-from emotion_ft.data.csv_collection import load_collection_file
+from emotion_ft.data.collections.csv_collection import load_collection_file
+from emotion_ft.data.files import AnnotationError
 
 pytestmark = pytest.mark.stress
 

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 
 from emotion_ft import run_folder
-from emotion_ft.data.toy import render_deam
+from emotion_ft.data.rendering.songs import render_deam
 from emotion_ft.errors import UsageError
 from emotion_ft.hub.push import push, shared_files
 from emotion_ft.hub.repository import add_pipeline

@@ -19,7 +19,7 @@ from transformers import set_seed
 from emotion_ft import __version__, run_folder
 from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
-from emotion_ft.data.deam import load_songs
+from emotion_ft.data.collections.deam import load_songs
 from emotion_ft.data.features import LogMel
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.errors import UsageError

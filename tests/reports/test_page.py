@@ -16,7 +16,7 @@ from transformers import TrainerState
 
 from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
-from emotion_ft.data.audit import audit
+from emotion_ft.data.collections.audit import audit
 from emotion_ft.errors import UsageError
 from emotion_ft.reports import song_plots, tables
 from emotion_ft.reports.audit import write_audit

@@ -5,28 +5,35 @@ PLoS ONE 12(3).
 """
 
 import csv
-import difflib
 import io
 import logging
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..errors import UsageError, brief
-from .splits import COLLECTION
+from ...errors import brief, nearest_hint
+from ..files import (
+    COLLECTION,
+    MAX_FAULTS,
+    AnnotationError,
+    find_file,
+    first_ids,
+    read_bytes,
+    refuse_columns,
+    refuse_faults,
+)
+from ..songs import CURVE_STEP
 
 logger = logging.getLogger(__name__)
 
 STATIC_FILES = ("static_annotations_averaged_songs_1_2000.csv", "static_annotations_averaged_songs_2000_2058.csv")
 DYNAMIC_FILES = {"valence": "valence.csv", "arousal": "arousal.csv"}
-RENDER_SETTINGS = "render_settings.json"
-"""Lies in the root of a collection that was rendered, and not downloaded."""
 METADATA_FILES = ("metadata_2013.csv", "metadata_2014.csv", "metadata_2015.csv")
 STATIC_COLUMNS = {
     "valence_mean": ("valence", 1, 9),
@@ -34,24 +41,12 @@ STATIC_COLUMNS = {
     "arousal_mean": ("arousal", 1, 9),
     "arousal_std": ("arousal_std", 0, math.inf),
 }
-CURVE_STEP = 0.5
-"""Seconds between two values of a dynamic annotation."""
 RATERS, FULL_SONG_RATERS = 10, 5
 """How many people rated an excerpt of DEAM, and one of its full songs. Ratings are whole numbers, which tells: the
 means of 1738 of 1744 excerpts are multiples of 1/10, those of 50 of 58 full songs of 1/5, and the deviations fit these
 numbers as population deviations."""
-MAX_BYTES = 1 << 24
-"""Of a CSV file; DEAM's largest has 3 MB, and read into memory a file takes several times its size."""
-MAX_COLUMNS = 1 << 14
-"""Of a CSV file: a dynamic annotation of more than two hours; DEAM's longest has 1224."""
-MAX_FAULTS = 1000
-"""Rows of a file that are found to be bad before the reader gives up: they are held in memory."""
 EXCHANGED_UP_TO = 1000
 """The last song id of the block in which DEAM distributes valence as arousal and arousal as valence."""
-
-
-class AnnotationError(UsageError):
-    """A collection's files are missing, or hold something that cannot be used as distributed."""
 
 
 class Curve(NamedTuple):
@@ -61,40 +56,6 @@ class Curve(NamedTuple):
     step: float
     valence: np.ndarray
     arousal: np.ndarray
-
-
-def files_under(root: str | os.PathLike) -> Iterator[Path]:
-    """Every visible file anywhere under `root`, in sorted order, through links.
-
-    Hidden files and folders and the copies that macOS archives carry (`._*`, `__MACOSX`) are left out.
-    Raises `AnnotationError` if `root` is not a folder, or a folder below it cannot be listed.
-    """
-    if not os.path.isdir(root):  # Path.is_dir would raise for a name that is too long
-        raise AnnotationError(f"expected the folder of an unzipped collection, but {brief(root, 500)} is not a folder")
-    seen = set()
-    for folder, subfolders, names in os.walk(root, onerror=_raise, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if name != "__MACOSX" and not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-
-
-def find_file(root: str | os.PathLike, name: str) -> Path | None:
-    """The file called `name` at any depth under `root`, or None.
-
-    Raises `AnnotationError` if `root` is missing or empty, or if two files of that name differ in content.
-    """
-    files = list(files_under(root))
-    if not files:
-        raise AnnotationError(f"{root} holds no files: unzip the collection's annotations and audio there")
-    copies = [path for path in files if path.name == name]
-    for copy in copies[1:]:
-        if read_bytes(copies[0]) != read_bytes(copy):
-            raise AnnotationError(f"two different files are called {name}: {copies[0]} and {copy}; remove one")
-    return copies[0] if copies else None
 
 
 def read_static(root: str | os.PathLike) -> pd.DataFrame:
@@ -129,7 +90,7 @@ def read_static(root: str | os.PathLike) -> pd.DataFrame:
                 faults.append(f"{place}: {fault}")
                 if len(faults) == MAX_FAULTS:
                     break
-    _report(faults)
+    refuse_faults(faults)
     if not songs:
         raise AnnotationError(f"no songs in {' and '.join(map(str, paths))}: there is nothing below the header")
     static = pd.DataFrame.from_dict(songs, orient="index", dtype="float64").sort_index()
@@ -156,13 +117,15 @@ def read_dynamic(root: str | os.PathLike) -> dict[int, Curve]:
         raise AnnotationError(f"{paths['valence']} starts at {start} s, but {paths['arousal']} at {arousal_start} s")
     for axis, only in (("valence", valence.keys() - arousal), ("arousal", arousal.keys() - valence)):
         if only:
-            raise AnnotationError(f"{len(only)} songs are only in {paths[axis]}: {_listed(only)}; both need them")
+            raise AnnotationError(
+                f"{len(only)} songs are only in {paths[axis]}: {first_ids(sorted(only))}; both need them"
+            )
     empty = {song_id for song_id in valence if not len(valence[song_id]) or not len(arousal[song_id])}
     uneven = [song_id for song_id in valence.keys() - empty if len(valence[song_id]) != len(arousal[song_id])]
     if uneven:
         raise AnnotationError(
             f"{len(uneven)} songs have unequal numbers of values in {paths['valence']} and {paths['arousal']}: "
-            f"{_listed(uneven)}"
+            f"{first_ids(sorted(uneven))}"
         )
     if empty:
         places = ", ".join(f"{song_id} (line {lines[song_id]})" for song_id in sorted(empty)[:10])
@@ -227,34 +190,8 @@ def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, in
             faults.append(f"{path}, line {line}: {fault}")
             if len(faults) == MAX_FAULTS:
                 break
-    _report(faults)
+    refuse_faults(faults)
     return times[0], curves, lines
-
-
-def read_bytes(path: Path) -> bytes:
-    """A CSV file's content.
-
-    Raises:
-        AnnotationError: when it is not a file, cannot be read, or has more than `MAX_BYTES`.
-    """
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise AnnotationError(f"{path} cannot be read: not a file")
-        if size > MAX_BYTES:
-            raise AnnotationError(
-                f"{path} has {size} bytes, but a CSV file may have {MAX_BYTES}: keep only the rows and columns "
-                "that are needed"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def refuse_columns(path: Path, line: int, number: int) -> None:
-    """Raise an `AnnotationError` for a row of more than `MAX_COLUMNS` cells."""
-    if number > MAX_COLUMNS:
-        raise AnnotationError(f"{path}, line {line}: {number} columns, but at most {MAX_COLUMNS} can be read")
 
 
 def _text(path: Path) -> str:
@@ -287,8 +224,7 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Iterable[
     names = ["song_id" if name == "id" else name for name in names]
     missing = [name for name in wanted if name not in names]
     if missing:
-        nearest = {name: difflib.get_close_matches(name, names[:100], n=1) for name in missing}
-        hints = [f"{name} (nearest: {brief(match[0])})" if match else name for name, match in nearest.items()]
+        hints = [name + nearest_hint([name], names) for name in missing]
         raise AnnotationError(
             f"{path}, line 1: missing columns {', '.join(hints)}; needed {', '.join(wanted)}; "
             f"there are {brief(', '.join(names), 500) or 'none'}"
@@ -318,17 +254,3 @@ def _number(cell: str, name: str, low: float, high: float) -> float:
 
 def _missing(cell: str) -> bool:
     return not cell or cell.strip().lower() in ("", "nan")
-
-
-def _report(faults: list[str]) -> None:
-    if faults:
-        more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-        raise AnnotationError(f"{len(faults)} bad rows:\n" + "\n".join([*faults[:5], *more]))
-
-
-def _listed(song_ids: Collection[int]) -> str:
-    return ", ".join(map(str, sorted(song_ids)[:10])) + (", ..." if len(song_ids) > 10 else "")
-
-
-def _raise(error: OSError) -> None:
-    raise AnnotationError(f"{error.filename} cannot be listed: {error.strerror}") from error

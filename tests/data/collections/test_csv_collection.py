@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import yaml
 
-from emotion_ft.data.annotations import AnnotationError, read_static
-from emotion_ft.data.csv_collection import load_collection_file, load_csv, song_number
-from emotion_ft.data.deam import load_songs
+from emotion_ft.data.collections.annotations import read_static
+from emotion_ft.data.collections.csv_collection import load_collection_file, load_csv, song_number
+from emotion_ft.data.collections.deam import load_songs
+from emotion_ft.data.files import COLLECTION, AnnotationError
 from emotion_ft.data.leaks import refuse_same_songs
 from emotion_ft.data.songs import FEATURES, join
-from emotion_ft.data.splits import COLLECTION, SplitError
+from emotion_ft.data.splits import SplitError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHARED = ROOT.parent / "shared"
 real_pmemo = pytest.mark.skipif(not (SHARED / "pmemo").is_dir(), reason="PMEmo's annotations are not at hand")
 real_deam = pytest.mark.skipif(not (SHARED / "deam").is_dir(), reason="DEAM's annotations are not at hand")

@@ -5,18 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_ft.data.annotations import (
-    AnnotationError,
-    Curve,
-    files_under,
-    find_file,
-    read_artists,
-    read_dynamic,
-    read_static,
-)
-from emotion_ft.data.exchange import repair
+from emotion_ft.data.collections.annotations import Curve, read_artists, read_dynamic, read_static
+from emotion_ft.data.collections.exchange import repair
+from emotion_ft.data.files import AnnotationError, files_under, find_file
 
-DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
+DEAM = Path(__file__).resolve().parents[4] / "shared" / "deam"
 real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
 
 EXCERPTS = "static_annotations_averaged_songs_1_2000.csv"

@@ -14,13 +14,22 @@ import pandas as pd
 import yaml
 from datasets import Dataset
 
-from ..config.yaml_files import read_yaml
-from ..errors import brief
-from .annotations import RENDER_SETTINGS, AnnotationError, files_under, find_file
-from .csv_tables import Cell, Songs, canonical, check_names, is_number, nearest, read_songs, refuse_faults, several
-from .deam import AUDIO_SUFFIXES
-from .songs import songs_dataset
-from .splits import COLLECTION, first_ids
+from ...config.yaml_files import read_yaml
+from ...errors import brief, nearest_hint
+from ..files import (
+    AUDIO_SUFFIXES,
+    COLLECTION,
+    AnnotationError,
+    canonical,
+    files_under,
+    find_file,
+    is_number,
+    is_rendered,
+    refuse_faults,
+    warn_left_out,
+)
+from ..songs import songs_dataset
+from .csv_tables import Cell, Songs, check_names, read_songs, several
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +95,7 @@ def load_csv(
     labels = _labels(songs, scale).join(_deviations(songs, deviation_scale))
     numbers = _numbers(songs, source, ids)
     audio = _find_audio(songs, audio_dir)
-    if absent := [song for song in songs if song not in audio]:
-        logger.warning("left out: %d annotated songs have no audio: %s", len(absent), first_ids(absent))
+    warn_left_out("annotated songs have no audio", [song for song in songs if song not in audio])
     kept = sorted(audio, key=numbers.get)
     artists = [" ".join(songs[song]["artist"].text.split()) if "artist" in songs[song] else "" for song in kept]
     rows = {
@@ -100,7 +108,7 @@ def load_csv(
         "artist": [artist or None for artist in artists],
     }
     mapped = "" if scale == (1, 9) else f" ({scale} mapped to 1..9)"
-    rendered = ", audio rendered from the labels" if find_file(audio_dir, RENDER_SETTINGS) else ""
+    rendered = ", audio rendered from the labels" if is_rendered(audio_dir) else ""
     return songs_dataset(rows, f"{source}{rendered}; labels as distributed{mapped}")
 
 
@@ -263,7 +271,7 @@ def _locate(base: Path, name: str) -> Path:
     path = base / _expanded(name)
     found = path if os.path.isfile(path) else find_file(base, path.name)
     if not found:
-        hint = nearest([path.name], [file.name for file in files_under(base)])
+        hint = nearest_hint([path.name], [file.name for file in files_under(base)])
         raise AnnotationError(f"no {brief(path.name)} anywhere under {base}{hint}")
     return found
 

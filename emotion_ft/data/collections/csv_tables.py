@@ -3,16 +3,12 @@
 import csv as csv_files
 import io
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from difflib import SequenceMatcher
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import brief
-from .annotations import MAX_FAULTS, AnnotationError, read_bytes, refuse_columns
-from .splits import COLLECTION
+from ...errors import brief, nearest_hint
+from ..files import MAX_FAULTS, AnnotationError, canonical, read_bytes, refuse_columns, refuse_faults
 
 COLUMNS = {
     "song_id": ("song_id", "musicId", "id"),
@@ -108,37 +104,20 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise AnnotationError(f"{path}, line {line}: not a CSV file: {error}") from error
 
 
-def is_number(text: str) -> bool:
-    """Whether an id is a decimal integer that fits below `COLLECTION`."""
-    return text.isascii() and text.isdecimal() and len(text) < 1000 and int(text) < COLLECTION
-
-
-def canonical(text: str) -> str:
-    """Ids and file names as they are compared: 007 is 7, and an accent is the same however the system encodes it."""
-    return str(int(text)) if is_number(text) else unicodedata.normalize("NFC", text)
-
-
 def check_names(given: Iterable[str], valid: Iterable[str], what: str) -> None:
     """Raise an `AnnotationError` for the first name that is not valid, with the nearest one that is."""
     for name in given:
         if name not in valid:
-            hint = nearest([str(name)], valid)
+            hint = nearest_hint([str(name)], valid)
             raise AnnotationError(f"unknown {what}: '{brief(name)}'{hint}; valid are {', '.join(valid)}")
 
 
 def _no_column(path: Path, field: str, names: Mapping[str, Sequence[str]], header: list[str]) -> str:
     return (
         f"{path}, line 1: no column for {field}: looked for {brief(' or '.join(names[field]), 500)}"
-        f"{nearest(names[field], header)}; there are {brief(', '.join(header), 500) or 'none'}. Name it under columns"
+        f"{nearest_hint(names[field], header)}; there are {brief(', '.join(header), 500) or 'none'}. "
+        "Name it under columns"
     )
-
-
-def nearest(wanted: Iterable[str], names: Iterable[str]) -> str:
-    """ " (nearest: NAME)", or nothing where none of the first thousand names is similar."""
-    names = [name for name in islice(names, 1000) if len(name) <= 100]
-    pairs = [(SequenceMatcher(None, a[:100].lower(), b.lower()).ratio(), b) for a in wanted for b in names]
-    ratio, name = max(pairs, default=(0, ""))
-    return f" (nearest: {brief(name)})" if ratio > 0.6 else ""
 
 
 def several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -> list[str]:
@@ -148,10 +127,3 @@ def several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, kind) for name in names):
         raise AnnotationError(f"{what} must be one name or a list of names, got {brief(repr(given))}")
     return [os.fspath(name).strip() for name in names]
-
-
-def refuse_faults(faults: list[str], hint: str = "") -> None:
-    """Raise an `AnnotationError` with the first five faults and the number of the others, if there are any."""
-    if faults:
-        more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-        raise AnnotationError("\n".join([f"{len(faults)} faults:", *faults[:5], *more, *filter(None, [hint])]))

@@ -1,6 +1,6 @@
 """Songs rendered from their own labels, in DEAM's folder layout, for everybody who cannot download DEAM.
 
-The audio comes from `emotion_ft.data.synthesis`; an artist keeps a sound, and labels carry the noise of ten raters.
+The audio comes from `synthesis`; an artist keeps a sound, and labels carry the noise of ten raters.
 """
 
 import hashlib
@@ -17,19 +17,12 @@ import numpy as np
 from scipy.special import ndtri
 from tqdm.auto import tqdm
 
-from ..errors import UsageError
-from .annotations import (
-    DYNAMIC_FILES,
-    METADATA_FILES,
-    RENDER_SETTINGS,
-    STATIC_FILES,
-    files_under,
-    find_file,
-    read_dynamic,
-    read_static,
-)
-from .csv_collection import read_labels
-from .exchange import repair
+from ...errors import UsageError
+from ..collections.annotations import DYNAMIC_FILES, METADATA_FILES, STATIC_FILES, read_dynamic, read_static
+from ..collections.csv_collection import read_labels
+from ..collections.exchange import repair
+from ..files import RENDER_SETTINGS, files_under, find_file
+from ..songs import CURVE_STEP
 from .synthesis import CONTROL_RATE, SAMPLE_RATE, synthesise
 
 AUDIO = Path("DEAM_audio", "MEMD_audio")
@@ -53,7 +46,7 @@ DRIFT_SD = np.array([0.11, 0.15])  # of a curve around its mean, [-1, 1]: DEAM's
 UNIQUE = 1000  # the first number of the artists with one song
 SYLLABLES = ("ka", "lo", "mi", "ren", "tu", "sol", "va", "dri", "no", "pel")
 GENRES = ("Blues", "Classical", "Country", "Electronic", "Folk", "Jazz", "Pop", "Rock")
-CURVE_START, CURVE_STEP = 15.0, 0.5  # seconds, of the dynamic annotations
+CURVE_START = 15.0  # seconds, of the dynamic annotations
 BIT_RATE = 128  # kbit/s, of the MP3s
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from datasets import Audio
 
-from emotion_ft.data.annotations import AnnotationError, read_static
-from emotion_ft.data.deam import load_deam, load_songs
+from emotion_ft.data.collections.annotations import read_static
+from emotion_ft.data.collections.deam import load_deam, load_songs
+from emotion_ft.data.files import AnnotationError
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, write_split
 
-DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
+DEAM = Path(__file__).resolve().parents[4] / "shared" / "deam"
 real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
 
 SONG_IDS = [*range(2, 32), *range(1501, 1511), 2001, 2002]
@@ -272,11 +273,11 @@ class TestLoadDeam:
             "import socket, sys\n"
             "def refuse(*args): raise AssertionError('the network was used')\n"
             "socket.socket.connect = refuse\n"
-            "from emotion_ft.data.deam import load_deam\n"
+            "from emotion_ft.data.collections.deam import load_deam\n"
             "load_deam(sys.argv[1])['train'][0]\n"
             "assert not {'torchcodec', 'torch'} & sys.modules.keys()\n"
         )
-        subprocess.run([sys.executable, "-c", code, str(root)], check=True, cwd=Path(__file__).parents[2])
+        subprocess.run([sys.executable, "-c", code, str(root)], check=True, cwd=Path(__file__).parents[3])
 
     @real
     def test_deam(self, tmp_path):

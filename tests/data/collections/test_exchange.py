@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_ft.data.annotations import Curve, read_dynamic, read_static
-from emotion_ft.data.exchange import check_columns, find_exchanged, paired_means, repair
+from emotion_ft.data.collections.annotations import Curve, read_dynamic, read_static
+from emotion_ft.data.collections.exchange import check_columns, find_exchanged, paired_means, repair
 
-DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
+DEAM = Path(__file__).resolve().parents[4] / "shared" / "deam"
 CORRELATION = 0.5  # of valence and arousal, as in DEAM
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emotion_ft.data.audit import audit
+from emotion_ft.data.collections.audit import audit
 from emotion_ft.reports.audit import to_markdown
 
 SONGS = range(1001, 1061)

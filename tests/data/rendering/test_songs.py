@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 import soundfile
 
-from emotion_ft.data import toy
-from emotion_ft.data.annotations import RENDER_SETTINGS, read_artists, read_dynamic, read_static
-from emotion_ft.data.exchange import repair
-from emotion_ft.data.synthesis import synthesise
-from emotion_ft.data.toy import AUDIO, AVERAGED, render_deam
+from emotion_ft.data.collections.annotations import read_artists, read_dynamic, read_static
+from emotion_ft.data.collections.exchange import repair
+from emotion_ft.data.files import RENDER_SETTINGS
+from emotion_ft.data.rendering import songs
+from emotion_ft.data.rendering.songs import AUDIO, AVERAGED, render_deam
+from emotion_ft.data.rendering.synthesis import synthesise
 from emotion_ft.errors import UsageError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 SHARED = REPOSITORY.parent / "shared" / "deam"
 STATIC = AVERAGED / "song_level" / "static_annotations_averaged_songs_1_2000.csv"
 FULL_SONGS = AVERAGED / "song_level" / "static_annotations_averaged_songs_2000_2058.csv"
@@ -32,7 +33,7 @@ def contents(root):
 
 def sing(valence, arousal, seed, seconds=8):
     """Mono audio at 22.05 kHz of a song with constant labels; the seed picks every nuisance."""
-    ones = np.ones(seconds * toy.CONTROL_RATE)
+    ones = np.ones(seconds * songs.CONTROL_RATE)
     generators = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     return synthesise(valence * ones, arousal * ones, *generators)[::2].mean(1)
 
@@ -100,8 +101,8 @@ def test_our_reader_reads_it(root):
     "seconds, first, count", [(45, 15, 60), (20, 15, 10), (15.5, 15, 1), (15.2, 14.5, 1), (6, 5.5, 1), (1, 0.5, 1)]
 )
 def test_curves_start_at_15_s_and_never_run_past_the_audio(seconds, first, count):
-    table = toy._draw(2, seconds, seed=0)
-    lines = toy._annotations(table, seconds, 0)["arousal.csv"].splitlines()
+    table = songs._draw(2, seconds, seed=0)
+    lines = songs._annotations(table, seconds, 0)["arousal.csv"].splitlines()
     moments = [int(name[len("sample_") : -len("ms")]) / 1000 for name in lines[0].split(",")[1:]]
     assert (moments[0], len(moments)) == (first, count)
     assert moments[-1] + 0.5 <= seconds and all(len(line.split(",")) == count + 1 for line in lines)
@@ -109,8 +110,8 @@ def test_curves_start_at_15_s_and_never_run_past_the_audio(seconds, first, count
 
 def test_labels_have_deams_statistics_and_do_not_wander():
     for seed in range(5):
-        table = toy._draw(300, 20, seed)
-        text = toy._annotations(table, 20, seed)[STATIC.name]
+        table = songs._draw(300, 20, seed)
+        text = songs._annotations(table, 20, seed)[STATIC.name]
         rows = np.array([line.split(",") for line in text.splitlines()[1:]], float)
         assert rows[:, 0].max() <= 1000 and (np.diff(rows[:, 0]) > 0).all()
         labels, deviations = rows[:, [1, 3]], rows[:, [2, 4]]
@@ -124,11 +125,11 @@ def test_labels_have_deams_statistics_and_do_not_wander():
         assert (ceiling > 0.7).all() and (ceiling < 0.9).all()
         artists = pd.Series([artist for artist, *_ in table.values()]).value_counts()
         assert 5 <= artists.max() <= 40 and 0.3 < (artists == 1).sum() / 300 < 0.7
-        assert len({toy._name(artist) for artist in artists.index}) == len(artists)
+        assert len({songs._name(artist) for artist in artists.index}) == len(artists)
 
 
 def test_more_songs_change_no_song():
-    few, many = toy._draw(10, 20, 7), toy._draw(1749, 20, 7)
+    few, many = songs._draw(10, 20, 7), songs._draw(1749, 20, 7)
     assert max(many) == 2000
     for song_id in few:
         assert few[song_id][0] == many[song_id][0]
@@ -253,8 +254,8 @@ def described(audio):
 
 
 def test_ridge_learns_both_dimensions():
-    table = toy._draw(100, 6, seed=5)
-    text = toy._annotations(table, 6, 5)[STATIC.name]
+    table = songs._draw(100, 6, seed=5)
+    text = songs._annotations(table, 6, 5)[STATIC.name]
     labels = np.array([line.split(",") for line in text.splitlines()[1:]], float)[:, [1, 3]]
     features = []
     for song_id, (artist, *curves) in table.items():
@@ -305,13 +306,13 @@ def test_given_labels_are_copied_byte_for_byte_and_rendered_repaired(tmp_path):
         assert (root / path).read_bytes() == (tmp_path / "given" / "deeper" / path.name).read_bytes()
     assert {int(path.stem) for path in (root / AUDIO).iterdir()} == {*truth, 1600}
 
-    table = toy._read(tmp_path / "given", seconds=45)
+    table = songs._read(tmp_path / "given", seconds=45)
     for song_id, labels in truth.items():
         _, *curves = table[song_id]
         assert len(curves[0]) == len(curves[1]) == (500 if song_id == 2001 else 450)
         np.testing.assert_allclose(np.mean(curves, axis=1), labels, atol=1e-3)
     np.testing.assert_allclose([curve.mean() for curve in table[1600][1:]], [0.5, -0.5])
-    assert len(toy._read(tmp_path / "given", seconds=44)[2001][1]) == 440
+    assert len(songs._read(tmp_path / "given", seconds=44)[2001][1]) == 440
 
     (tmp_path / "given" / "deeper" / METADATA.name).write_bytes(b'"song_id","Artist"\r\n"2","\tElse\t"\r\n')
     with pytest.raises(UsageError, match="annotations"):
@@ -320,13 +321,13 @@ def test_given_labels_are_copied_byte_for_byte_and_rendered_repaired(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="DEAM's annotations are not here")
 def test_deams_own_labels_are_all_there():
-    table = toy._read(SHARED, seconds=45)
+    table = songs._read(SHARED, seconds=45)
     assert len(table) == 1802
     static = read_static(SHARED)
     first = [song_id for song_id in table if song_id <= 1000]
     heard = [table[song_id][2].mean() for song_id in first]
     assert np.corrcoef(heard, static.loc[first, "valence"])[0, 1] > 0.9  # exchanged in the file, not in the audio
-    assert max(len(valence) for _, valence, _ in table.values()) / toy.CONTROL_RATE == 626.5
+    assert max(len(valence) for _, valence, _ in table.values()) / songs.CONTROL_RATE == 626.5
 
 
 def test_recipe(tmp_path):

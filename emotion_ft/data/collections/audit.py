@@ -11,10 +11,11 @@ import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
 
-from .annotations import CURVE_STEP, EXCHANGED_UP_TO, Curve, read_artists, read_dynamic, read_static
+from ..songs import CURVE_STEP
+from ..splits import FULL_SONGS_FROM
+from .annotations import EXCHANGED_UP_TO, Curve, read_artists, read_dynamic, read_static
 from .deam import find_audio
 from .exchange import ColumnCheck, check_columns, find_exchanged, paired_means
-from .splits import FULL_SONGS_FROM
 
 OUTLYING = 4.0  # robust standard deviations of static on dynamic
 BLOCKS = ((0, EXCHANGED_UP_TO), (EXCHANGED_UP_TO + 1, FULL_SONGS_FROM - 1), (FULL_SONGS_FROM, 10**9))

@@ -7,34 +7,26 @@ of music", PLoS ONE 12(3).
 
 import logging
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-from ..scale import from_unit
-from .annotations import (
-    EXCHANGED_UP_TO,
-    FULL_SONG_RATERS,
-    RATERS,
-    RENDER_SETTINGS,
+from ..files import (
+    AUDIO_SUFFIXES,
     AnnotationError,
-    Curve,
     files_under,
-    find_file,
-    read_artists,
-    read_dynamic,
-    read_static,
+    is_rendered,
+    warn_left_out,
 )
+from ..scale import from_unit
+from ..songs import songs_dataset, split_songs
+from ..splits import FULL_SONGS_FROM
+from .annotations import EXCHANGED_UP_TO, FULL_SONG_RATERS, RATERS, Curve, read_artists, read_dynamic, read_static
 from .exchange import exchange_back, exchanged_songs
-from .songs import songs_dataset, split_songs
-from .splits import FULL_SONGS_FROM
 
 logger = logging.getLogger(__name__)
-
-AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".aiff", ".aif")
 
 
 LABELS = ("repaired", "distributed", "dynamic")
@@ -90,14 +82,14 @@ def load_songs(
             f"no audio for any of {len(static)} annotated songs under {root}: looked for files named by song id, as "
             f"{static.index[0]}{AUDIO_SUFFIXES[0]}, with one of the suffixes {' '.join(AUDIO_SUFFIXES)}"
         )
-    _warn_left_out("annotated songs have no audio", static.index.difference(song_ids))
-    _warn_left_out("audio files have no static annotations", audio.keys() - static.index)
+    warn_left_out("annotated songs have no audio", static.index.difference(song_ids))
+    warn_left_out("audio files have no static annotations", audio.keys() - static.index)
     exchange = exchanged_songs(static, curves, exchanged_ids)
     repaired = exchange_back(static, exchange.ids)
     if labels == "dynamic":
         if not curves:
             raise AnnotationError(f"labels 'dynamic' need valence.csv and arousal.csv, but {root} does not hold both")
-        _warn_left_out("songs have no curve", set(song_ids) - curves.keys())
+        warn_left_out("songs have no curve", set(song_ids) - curves.keys())
         song_ids = [song_id for song_id in song_ids if song_id in curves]
         used, other, treatment = _curve_means(curves), repaired, "dynamic (means of the curves)"
     elif labels == "distributed" or not exchange.decided:
@@ -111,7 +103,7 @@ def load_songs(
     used, other = used.loc[song_ids], other.loc[song_ids]
     differs = not np.array_equal(used[["valence", "arousal"]], other[["valence", "arousal"]])
     found = [curves.get(song_id) for song_id in song_ids]
-    collection = "songs rendered in DEAM's layout" if find_file(root, RENDER_SETTINGS) else "DEAM"
+    collection = "songs rendered in DEAM's layout" if is_rendered(root) else "DEAM"
     columns = {
         "song_id": song_ids,
         "source": [collection] * len(song_ids),
@@ -151,9 +143,3 @@ def find_audio(root: Path) -> dict[int, Path]:
                 raise AnnotationError(f"two audio files for song {song_id}: {audio[song_id]} and {path}; remove one")
             audio[song_id] = path
     return audio
-
-
-def _warn_left_out(what: str, song_ids: Collection[int]) -> None:
-    if len(song_ids):
-        first = ", ".join(map(str, sorted(song_ids)[:10]))
-        logger.warning("left out: %d %s: %s%s", len(song_ids), what, first, ", ..." if len(song_ids) > 10 else "")

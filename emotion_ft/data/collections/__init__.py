@@ -1,0 +1,1 @@
+"""Folders of annotated music to datasets: one row per song."""

@@ -1,0 +1,42 @@
+"""What everything that works on log-mels asks of a front end, so that no model has to be imported for it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class FrontEnd(Protocol):
+    """A feature extractor such as `ASTEmotionFeatureExtractor`, which documents these names."""
+
+    front_end: str
+    sampling_rate: int
+    n_fft: int
+    hop_length: int
+    num_mel_bins: int
+    f_min: float
+    f_max: float
+    max_length: int
+    num_windows: int
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform that has a frame, in samples."""
+
+    def iter_log_mel(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Consecutive parts (samples,) of a mono waveform -> consecutive parts (frames, mels) of its log-mel."""
+
+    def window(self, log_mel: np.ndarray, start: int) -> np.ndarray:
+        """One standardised window (max_length, mels) of a log-mel (frames, mels)."""
+
+    def window_starts(self, frames: int, num_windows: int | None = None) -> np.ndarray:
+        """First frames (num_windows,) of windows spread evenly over an excerpt."""
+
+    def windows(self, log_mel: np.ndarray, num_windows: int | None = None) -> np.ndarray:
+        """Evenly spaced standardised windows (num_windows, max_length, mels)."""
+
+    def curve_starts(self, frames: int, step: float) -> np.ndarray:
+        """First frames (windows,) of overlapping windows, one every `step` seconds."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, as `preprocessor_config.json` holds them."""

@@ -1,0 +1,1 @@
+"""Songs rendered from their own labels, for everybody who cannot download DEAM."""
