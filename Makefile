@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BROWSER := $(VENV)/.browser
 
-.PHONY: help install demo test test-fast test-stress quality style benchmark clean
+.PHONY: help install demo test test-fast test-stress coverage quality style benchmark clean
 
 help:
 	@echo "make demo       render songs, fine-tune a small AST on them, leave the model in runs/toy"
 	@echo "make test       run the tests; test-fast leaves out the slow ones"
 	@echo "make test-stress  kill it, fill its disk, feed it damaged files, run it in several processes"
-	@echo "make quality    ruff lint and format check"
-	@echo "make style      let ruff mend what it can"
+	@echo "make coverage   the same tests with the share of lines that they run, by file"
+	@echo "make quality    ruff, types and spelling"
+	@echo "make style      let ruff fix what it can"
 	@echo "make benchmark  print the speed table"
 
 $(STAMP): setup.cfg pyproject.toml
@@ -34,7 +35,7 @@ $(BROWSER): $(STAMP)
 install: $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/accelerate launch recipes/finetune.py recipes/configs/toy.yaml --overwrite_output_dir
+	$(BIN)/emotion-ft finetune toy --overwrite_output_dir
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
@@ -47,16 +48,21 @@ test-fast: $(STAMP) $(BROWSER)
 test-stress: $(STAMP)
 	$(PYTEST) -m stress
 
+coverage: $(STAMP) $(BROWSER)
+	COVERAGE_FILE=.pytest_cache/coverage $(PYTEST) -m "not stress" --cov=emotion_ft --cov-report=term:skip-covered
+
 quality: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/mypy
 
 style: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 benchmark: $(STAMP)
-	$(BIN)/python recipes/benchmark.py
+	$(BIN)/emotion-ft benchmark
 
 clean:
 	rm -rf $(VENV) runs

@@ -4,9 +4,16 @@ from collections.abc import Iterable
 from difflib import SequenceMatcher
 from itertools import islice
 
+RESUME = "go on with --resume_from_checkpoint"
+RESUME_OR_AGAIN = f"{RESUME}, or start again if there is no checkpoint yet"
+SAME_COMMAND = "the same command goes on"
+
 
 class UsageError(ValueError):
     """Wrong input: the message says what was expected, what came and what to do; commands print only that."""
+
+    exit_code = 1
+    """What a command that ends with this error exits with."""
 
 
 def brief(text: object, length: int = 120) -> str:

@@ -1,4 +1,4 @@
-"""What a machine does to a run, each as one sentence: a disk that takes no more, too little memory, killed workers."""
+"""Faults of the machine, each as one sentence: a full or read-only disk, too little memory, killed workers."""
 
 import errno
 import os
@@ -9,11 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import UsageError
+from .errors import RESUME_OR_AGAIN, UsageError
 
-RESUME = "go on with --resume_from_checkpoint"
-RESUME_OR_ANEW = f"{RESUME}, or as before if there is no checkpoint yet"
-SAME_COMMAND = "the same command goes on"
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 DISK |= {errno.EEXIST, errno.ENOTDIR}  # a file where a folder should be
 
@@ -23,20 +20,20 @@ class DiskError(UsageError):
 
 
 class OutOfMemory(UsageError):
-    """A batch that does not fit into the memory; the message names the flag to lower."""
+    """A batch that does not fit into memory; the message names the flag to lower."""
 
 
 class WorkerKilled(UsageError):
-    """A process that helped this one was killed."""
+    """A worker process of this one was killed."""
 
 
 def disk_fault(error: Exception) -> str | None:
-    """What is wrong with the disk, in the system's words, when that is what an error says."""
+    """What is wrong with the disk, in the system's words, if that is what an error is about."""
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in DISK else None
     if isinstance(error, SafetensorError) and (number := re.search(r"\(os error (\d+)\)", str(error))):
         return os.strerror(int(number[1]))
-    # torch.save says that a file is shorter than what went into it, but not why.
+    # torch.save reports that a file is shorter than what was written to it, but not why.
     if isinstance(error, RuntimeError) and re.search(r"inline_container\.cc|iostream error", str(error)):
         reason = re.search(r"failed with strerror: (.+)", str(error))
         return reason[1] if reason else "a file was cut short, as on a full disk"
@@ -44,16 +41,16 @@ def disk_fault(error: Exception) -> str | None:
 
 
 @contextmanager
-def writing(folder: str | Path, flag: str, going_on: str = RESUME_OR_ANEW) -> Iterator[None]:
-    """Around whatever writes into a folder.
+def writing(folder: str | Path, flag: str, going_on: str = RESUME_OR_AGAIN) -> Iterator[None]:
+    """Wrap code that writes into a folder.
 
     Args:
-        folder: where.
-        flag: that names another folder.
-        going_on: how to go on when the folder can be written to again.
+        folder: the folder.
+        flag: the flag that chooses it.
+        going_on: how to continue once it can be written to again.
 
     Raises:
-        DiskError: in place of what Python, safetensors or torch raise for a full, read-only or failing disk.
+        DiskError: instead of what Python, safetensors or torch raise for a full, read-only or failing disk.
     """
     try:
         yield
@@ -63,36 +60,36 @@ def writing(folder: str | Path, flag: str, going_on: str = RESUME_OR_ANEW) -> It
             raise
         place = getattr(error, "filename", None) or folder
         raise DiskError(
-            f"cannot write '{place}': {reason}. Make room there, or make it writable, and {going_on}; or name another "
-            f"--{flag}."
+            f"cannot write '{place}': {reason}. Make room there, or make it writable, and {going_on}; or choose "
+            f"another --{flag}."
         ) from error
 
 
 @contextmanager
 def memory(advice: str) -> Iterator[None]:
-    """Around what computes in batches: raise `OutOfMemory`, with the advice, when the memory of GPU or CPU is full."""
+    """Wrap code that computes in batches: raise `OutOfMemory`, with the advice, if GPU or CPU memory runs out."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # oneDNN, which convolves on a CPU, says no more than that when an allocation of its own fails.
+        # All that oneDNN, which does convolutions on the CPU, says when one of its own allocations fails.
         of_memory = should_reduce_batch_size(error) or "could not create a primitive" in str(error)
         if isinstance(error, RuntimeError) and not of_memory:
             raise
         asked = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-        raise OutOfMemory(f"out of memory{f' ({asked[1]} more were needed)' if asked else ''}: {advice}") from error
+        raise OutOfMemory(f"out of memory{f' (tried to allocate {asked[1]})' if asked else ''}: {advice}") from error
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around what reads from a data loader: raise `WorkerKilled` when a process of it was killed."""
+    """Wrap code that reads from a data loader: raise `WorkerKilled` if one of its processes was killed."""
     try:
         yield
     except RuntimeError as error:
         if not re.search(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", str(error)):
             raise
         raise WorkerKilled(
-            "a process of the data loader was killed. When it was for want of memory, lower dataloader_num_workers; "
-            f"{RESUME_OR_ANEW}."
+            "a process of the data loader was killed. If it ran out of memory, lower dataloader_num_workers; "
+            f"{RESUME_OR_AGAIN}."
         ) from error

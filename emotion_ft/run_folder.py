@@ -30,6 +30,7 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 MODEL_CONFIG = "config.json"
 FRONT_END = "preprocessor_config.json"
 PIPELINE = "pipeline_ast_emotion.py"
+PIPELINE_CODE = (PIPELINE, "audio_ast_emotion.py")
 EMBEDDINGS = "embeddings-{}.safetensors"
 CHECKPOINTS = "checkpoint-*"
 GAN_STATE = "gan_state.json"
@@ -97,6 +98,16 @@ ENTRIES = (
 
 SHARED = tuple(pattern for entry in ENTRIES for pattern in entry.shared)
 MODEL_NEEDS = (CARD, MODEL_CONFIG, FRONT_END)
+
+
+def fold_folder(folder: str | Path, fold: int) -> Path:
+    """Where the run of a fold of a cross-validation lies."""
+    return Path(folder, FOLDS.replace("*", str(fold)))
+
+
+def is_scored(folder: str | Path) -> bool:
+    """Whether a folder holds a finished run of ours; stock Trainer writes an `all_results.json`, too."""
+    return Path(folder, RESULTS).is_file() and Path(folder, SCORES).is_file()
 
 
 def clear(folder: str | Path) -> None:

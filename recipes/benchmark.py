@@ -1,6 +1,6 @@
 """Measure the toolkit's speed, beside the usual way of doing the same thing, in one run; prints a Markdown table.
 
-    python recipes/benchmark.py [--only features,loader] [--repeats 5] [--output benchmark.json]
+    emotion-ft benchmark [--only features,loader] [--repeats 5] [--output benchmark.json]
 
 Sections: decode, features, store, prepare, loader (CPU time of one core); processes, step, training, head, gan,
 inference (wall time, all cores or the accelerator), startup, memory. --gpu adds accelerator: model FLOPs utilisation,
@@ -11,52 +11,34 @@ too, only the ratios on one core hold.
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from emotion_ft.cli import command, recipe_parser
+
 SECTIONS = ("decode", "features", "processes", "store", "prepare", "loader", "step", "training", "head", "gan")
 SECTIONS += ("inference", "startup", "memory", "accelerator")
-LIBRARIES = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "onnxruntime")
-LIBRARIES += ("soundfile", "soxr", "librosa", "numpy")
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = recipe_parser(__doc__)
     parser.add_argument("--only", help="sections, separated by commas (default: all but accelerator)")
     parser.add_argument("--gpu", action="store_true", help="accelerator, too")
     parser.add_argument("--repeats", type=int, default=5, help="of every comparison; of steps at most 3 (default: 5)")
     parser.add_argument("--songs", type=int, default=64, help="songs stored for reading (default: 64)")
     parser.add_argument("--seconds", type=float, default=45.0, help="length of a song (default: 45)")
     parser.add_argument("--output", help="also write all runs to this JSON file")
-    arguments = parser.parse_args()
-    arguments.only = arguments.only.split(",") if arguments.only else list(SECTIONS[:-1])
-    if arguments.gpu and "accelerator" not in arguments.only:
-        arguments.only.append("accelerator")
-    if unknown := set(arguments.only) - set(SECTIONS):
+    given = parser.parse_args(arguments)
+    given.only = given.only.split(",") if given.only else list(SECTIONS[:-1])
+    if given.gpu and "accelerator" not in given.only:
+        given.only.append("accelerator")
+    if unknown := set(given.only) - set(SECTIONS):
         parser.error(f"--only: no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    if arguments.repeats < 1 or arguments.songs < 1 or arguments.seconds < 10:
+    if given.repeats < 1 or given.songs < 1 or given.seconds < 10:
         parser.error("--repeats and --songs must be positive, --seconds at least 10, the length of a window")
-    return arguments
-
-
-def environment() -> dict[str, str]:
-    """Hardware and versions, ready to print."""
-    from importlib.metadata import version
-
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    cpu = models[0].split(":")[1].strip() if models else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return {
-        "hardware": f"{cpu}, {os.cpu_count()} cores; {gpu}",
-        "software": f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-    }
+    return given
 
 
 def cpu_seconds() -> tuple[float, float] | None:
@@ -93,24 +75,28 @@ def format_table(figures: list) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+@command()
+def main(arguments: list[str]) -> None:
+    given = parse(arguments)
     os.environ["TQDM_DISABLE"] = "1"  # one line a section is progress enough
     print("Loading ...", file=sys.stderr)
     import datasets
     import torch
 
+    from emotion_ft.errors import UsageError
+    from emotion_ft.reports.environment import OTHERS, hardware, versions
+
     try:
         from emotion_ft import benchmark
     except ModuleNotFoundError as error:
-        sys.exit(f"benchmark: {error.name} is missing; pip install -e '.[dev]' brings what the peers need")
+        raise UsageError(f"{error.name} is missing; pip install -e '.[dev]' brings what the peers need") from error
 
     datasets.disable_progress_bars()
     torch.manual_seed(0)
-    about = environment()
+    software = ", ".join(f"{name} {number}" for name, number in versions(OTHERS).items())
+    about = {"hardware": hardware(), "software": software}
     about["protocol"] = (
-        f"medians over {arguments.repeats} repeats ({min(arguments.repeats, 3)} of training steps), ours and peer in "
+        f"medians over {given.repeats} repeats ({min(given.repeats, 3)} of training steps), ours and peer in "
         "turns after a warm-up each; decode, features, store, prepare, loader: CPU time with one torch thread, files "
         f"in the page cache; the others: wall time, {torch.get_num_threads()} threads; memory: peak of a fresh "
         "process, memory-mapped files excluded"
@@ -118,8 +104,8 @@ def main() -> None:
     figures, cpu_before, began = [], cpu_seconds(), time.perf_counter()
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         predict = Path(__file__).with_name("predict.py")
-        bench = benchmark.Workbench(Path(folder), arguments.songs, arguments.seconds, arguments.repeats, predict)
-        for name in arguments.only:
+        bench = benchmark.Workbench(Path(folder), given.songs, given.seconds, given.repeats, predict)
+        for name in given.only:
             section, start = benchmark.SECTIONS[name], time.perf_counter()
             print(f"{name}: {section.__doc__}", file=sys.stderr)
             figures += section(bench)
@@ -131,12 +117,12 @@ def main() -> None:
 
     print("\n" + "\n".join(f"{key}: {value}" for key, value in about.items()) + "\n")
     print(format_table(figures))
-    if arguments.output:
+    if given.output:
         numbers = [
             {**vars(figure), **{name: getattr(figure, name) for name in ("value", "peer_value", "ratio", "met")}}
             for figure in figures
         ]
-        Path(arguments.output).write_text(json.dumps({**about, "figures": numbers}, indent=2) + "\n")
+        Path(given.output).write_text(json.dumps({**about, "figures": numbers}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,20 @@
-"""Push what is finished to the Hugging Face Hub, in one commit: a run, a GAN, or a folder of prepare.py.
+"""Push what is finished to the Hugging Face Hub, in one commit: a run, a GAN, or a prepared collection.
 
-    python recipes/push.py DIR REPO_ID [--private] [--revision BRANCH] [--space [SPACE_ID]]
+    emotion-ft push DIR REPO_ID [--private] [--revision BRANCH] [--space [SPACE_ID]]
 
 Of a run and of a GAN, weights, code, card, scores, plots and splits travel; checkpoints, TensorBoard's files and lists
-of songs stay. Pushed again, only what has changed is sent. --space publishes a page, too, on which anybody can try the
+of songs stay. Pushed again, only what has changed is sent. --space also publishes a page on which anybody can try the
 model. Log in with `hf auth login`.
 """
 
-import argparse
-import sys
 from pathlib import Path
 
+from emotion_ft.cli import command, recipe_parser
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+@command("push again, what has arrived is not sent twice")
+def main(arguments: list[str]) -> None:
+    parser = recipe_parser(__doc__)
     parser.add_argument("folder", metavar="DIR", help="folder of a fine-tuning run, a GAN or a prepared collection")
     parser.add_argument("repo_id", metavar="REPO_ID", help="you/name on the Hub; made if it is not there")
     parser.add_argument("--private", action="store_true", help="nobody else may see it")
@@ -28,33 +29,19 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--token", help="one that may write, if not that of `hf auth login` or HF_TOKEN")
     parser.add_argument("--message", help="of the commit")
-    arguments = parser.parse_args()
-    if arguments.space is not None and "/" not in arguments.repo_id:
+    given = parser.parse_args(arguments)
+    if given.space is not None and "/" not in given.repo_id:
         parser.error("--space needs the model's REPO_ID in full, you/name")
-    return arguments
-
-
-def main() -> None:
-    arguments = parse_arguments()
-    sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
 
     from emotion_ft.data.prepared import COLLECTION_NAME
     from emotion_ft.hub.push import push, push_prepared, push_space
 
-    folder, private, revision, token = Path(arguments.folder), arguments.private, arguments.revision, arguments.token
-    send = push_prepared if (folder / COLLECTION_NAME).is_file() else push
-    print(send(folder, arguments.repo_id, private, revision, token, arguments.message))
-    if arguments.space is not None:
-        space_id = arguments.space or f"{arguments.repo_id}-space"
-        print(push_space(arguments.repo_id, space_id, private, revision, token))
+    send = push_prepared if Path(given.folder, COLLECTION_NAME).is_file() else push
+    print(send(given.folder, given.repo_id, given.private, given.revision, given.token, given.message))
+    if given.space is not None:
+        space_id = given.space or f"{given.repo_id}-space"
+        print(push_space(given.repo_id, space_id, given.private, given.revision, given.token))
 
 
 if __name__ == "__main__":
-    from emotion_ft.errors import UsageError
-
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"push: {error}")
-    except KeyboardInterrupt:
-        sys.exit("push: interrupted; push again, what has arrived is not sent twice")
+    main()

@@ -1,31 +1,25 @@
-"""Make a page of a finished run: protocol, data, results, curves, residuals and songs, in one HTML file.
+"""Make the page of a finished run again: protocol, data, results, curves, residuals and songs in one HTML file.
 
-    python recipes/report.py OUTPUT_DIR
+    emotion-ft report OUTPUT_DIR
 
-OUTPUT_DIR is the folder of finetune.py or cross_validate.py. The page, report.html in that folder, holds its pictures
-and its script: it opens without a network and can be sent as it is.
+OUTPUT_DIR is a folder of finetune or cross_validate. The page, report.html in that folder, holds its pictures and its
+script: it opens without a network and can be sent as it is.
 """
 
-import argparse
-import sys
+from emotion_ft.cli import command, recipe_parser
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@command()
+def main(arguments: list[str]) -> None:
+    parser = recipe_parser(__doc__)
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="folder of a fine-tuning run or a cross-validation")
-    arguments = parser.parse_args()
-    sys.path.pop(0)  # this folder: else `import evaluate` would find the recipe instead of the library
+    given = parser.parse_args(arguments)
 
     from emotion_ft.reports.page import write_page
 
-    path = write_page(arguments.output_dir)
+    path = write_page(given.output_dir)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    from emotion_ft.errors import UsageError
-
-    try:
-        main()
-    except UsageError as error:
-        sys.exit(f"report: {error}")
+    main()

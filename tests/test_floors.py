@@ -1,23 +1,54 @@
-"""Imports go downward only: recipes > training, hub > data, modeling > config, scale."""
+"""Imports run down only: one ordered list of rooms, which CONTRIBUTING and docs/architecture.md show too."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "emotion_ft").rglob("*.py"))
-FORBIDDEN = {
-    "config": ("data", "modeling", "training", "hub", "inference"),
-    "faults": ("config", "scale", "data", "modeling", "training", "hub", "inference"),
-    "errors": ("config", "scale", "data", "modeling", "training", "hub", "inference"),
-    "scale": ("config", "data", "modeling", "training", "hub", "inference"),
-    "data": ("modeling", "training", "hub", "inference"),
-    "modeling": ("config", "scale", "data", "training", "hub", "inference"),
-    "training": ("hub",),
-    "training.trainer": ("training.gan",),
-    "training.gan": ("training.trainer",),
-}
+ROOMS = (
+    "recipes",
+    "cli",
+    "benchmark",
+    "gan",
+    "training",
+    "hub",
+    "reports",
+    "scoring",
+    "inference",
+    "data.rendering",
+    "data.collections",
+    "data",
+    "config",
+    "modeling",
+    "faults",
+    "run_folder",
+    "shipped",
+    "errors",
+)
+"""From the top down; a room imports itself and rooms below it."""
+FILES = sorted(
+    path.relative_to(ROOT)
+    for folder in ("emotion_ft", "recipes")
+    for path in (ROOT / folder).rglob("*.py")
+    if path.relative_to(ROOT) != Path("emotion_ft/__init__.py")  # the front door, which names all rooms
+)
+TRAVELS = (
+    "emotion_ft.modeling",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "huggingface_hub",
+    "numpy",
+    "soundfile",
+    "soxr",
+)
+
+
+def module(path):
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path):
@@ -28,30 +59,65 @@ def imports(path):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             package = ".".join(path.parent.parts[: len(path.parts) - node.level]) if node.level else ""
-            module = ".".join(filter(None, [package, node.module]))
-            names |= {f"{module}.{alias.name}" for alias in node.names}
+            names |= {".".join(filter(None, [package, node.module, alias.name])) for alias in node.names}
     return names
 
 
-def within(name, *floors):
-    return any(f"{name}.".startswith(f"{floor}.") for floor in floors)
+def within(name, *places):
+    return any(f"{name}.".startswith(f"{place}.") for place in places)
 
 
-def test_imports_are_found():
-    found = imports(FILES[[path.name for path in FILES].index("augment.py")])
-    assert {"numpy", "emotion_ft.data.targets.SongTarget", "transformers.SequenceFeatureExtractor"} <= found
+def room(name):
+    """The room that a module, or a name in one, lies in; the innermost one. None for what is not ours."""
+    name = name.removeprefix("emotion_ft.") if within(name, "emotion_ft", "recipes") else ""
+    return max((place for place in ROOMS if within(name, place)), key=len, default=None)
+
+
+def test_every_file_lies_in_a_room():
+    assert not [str(path) for path in FILES if room(module(path)) is None]
+    assert set(ROOMS) == {room(module(path)) for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_a_floor_imports_nothing_above_it(path):
-    own = ".".join(path.with_suffix("").parts[1:])
-    forbidden = [f"emotion_ft.{up}" for floor, ups in FORBIDDEN.items() if within(own, floor) for up in ups]
-    assert not [name for name in imports(path) if within(name, "recipes", "tests", *forbidden)]
+def test_imports_run_down_only(path):
+    own = ROOMS.index(room(module(path)))
+    above = {name for name in imports(path) if (there := room(name)) and ROOMS.index(there) < own}
+    # A recipe is started by its file's name, and what starts it is the command line.
+    allowed = {"emotion_ft.cli.command"} if within(module(path), "recipes") else set()
+    assert not above - allowed
+    assert not [name for name in imports(path) if within(name, "tests")]
+
+
+def test_data_imports_no_model():
+    """It is handed a feature extractor; the audio reader that travels with the pipeline is no model."""
+    for path in (path for path in FILES if within(module(path), "emotion_ft.data")):
+        models = [name for name in imports(path) if within(name, "emotion_ft.modeling")]
+        assert not [name for name in models if not within(name, "emotion_ft.modeling.audio_ast_emotion")], path
+
+
+def test_an_import_that_runs_up_is_found():
+    path = Path("emotion_ft/data/targets.py")
+    found = imports(path)
+    assert {"numpy", "emotion_ft.data.scale.to_unit", "emotion_ft.errors.UsageError"} <= found
+    assert room("emotion_ft.data.collections.deam.load_deam") == "data.collections"
+    assert room("emotion_ft.data.targets") == "data" and room("torch.nn") is None
 
 
 def test_modeling_travels_alone():
-    allowed = ("emotion_ft.modeling", "torch", "torchaudio", "transformers", "huggingface_hub", "numpy")
-    allowed += ("collections", "dataclasses", "functools", "itertools", "logging", "math", "pathlib", "typing")
-    allowed += ("io", "os", "soundfile", "soxr")
+    standard = ("collections", "contextlib", "dataclasses", "functools", "importlib", "io", "itertools", "logging")
+    standard += ("math", "os", "pathlib", "sys", "threading", "types", "typing")
     for path in (path for path in FILES if path.parent.name == "modeling"):
-        assert not [name for name in imports(path) if not within(name, *allowed)], path
+        assert not [name for name in imports(path) if not within(name, *TRAVELS, *standard)], path
+
+
+def test_print_the_arrows_between_rooms():
+    """`pytest -s tests/test_floors.py -k arrows` prints what imports what, and how large each room is."""
+    arrows, lines = Counter(), Counter()
+    for path in FILES:
+        own = room(module(path))
+        lines[own] += len((ROOT / path).read_text().splitlines())
+        arrows.update((own, there) for name in imports(path) if (there := room(name)) and there != own)
+    for own in ROOMS:
+        below = ", ".join(f"{there} {arrows[own, there]}" for there in ROOMS if arrows[own, there])
+        print(f"{own:18}{lines[own]:6} lines  -> {below or '-'}")
+    assert all(ROOMS.index(own) < ROOMS.index(there) for own, there in arrows)

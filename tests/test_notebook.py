@@ -234,9 +234,10 @@ def test_runs_from_top_to_bottom(notebook, execute, tmp_path, tmp_path_factory):
     assert "A stand-in for DEAM" in printed(outputs["find"])
     said = shown(outputs["scores"], "text/markdown")
     assert "say nothing about DEAM" in said[0]
-    assert said[1] == f"{results['test_songs']} held-out songs. {results['protocol']}"
-    assert "labels repaired" in said[1] and "split random" in said[1] and said[2].startswith("Labels repaired\n")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said[2].splitlines() if "|" in line]
+    assert said[1].startswith(f"{results['test_songs']} held-out songs. {results['protocol']}\n")
+    assert "labels repaired" in said[1] and "split random" in said[1]
+    first = said[1].split("\nLabels repaired\n")[1].split("\nLabels ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in first.splitlines() if line[:1] == "|"]
     table = {name: [cell.split("<br>")[0] for cell in cells] for name, *cells in rows[2:]}
     assert set(table) == {"model", "ridge", "svr", "mean", "ceiling"}
     for name, cells in table.items():
@@ -287,7 +288,7 @@ def test_installs_from_what_kaggle_mounts(notebook, execute, tmp_path):
                                         text=True).strip())  # fmt: skip
     (site / "others.pth").write_text(f"{others}\n")
     checkout = tmp_path / "inputs" / "my-code" / "emotion_ft-main"
-    for name in ("emotion_ft", "hub_cards"):
+    for name in ("emotion_ft", "hub_cards", "recipes"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)

@@ -1,6 +1,6 @@
-"""What the toolkit's speed rests on, each beside the usual way of doing the same thing.
+"""Benchmarks of everything that makes the toolkit fast, each beside the usual way of doing the same thing.
 
-A section is a function: a `Workbench` in, `Figure`s out; its docstring says what it measures.
+A section is a function that takes a `Workbench` and returns `Figure`s; its docstring says what it measures.
 """
 
 from .figures import Figure

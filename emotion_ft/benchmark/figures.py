@@ -1,26 +1,25 @@
-"""Figures and their clocks.
+"""Figures and how they are timed.
 
-Ours and the peer take turns after a warm-up of each; a figure is the median over the repeats, and a ratio the median
-of the ratios within the repeats, so that a busy machine slows both alike.
+Ours and the peer take turns after a warm-up each; a figure is the median over the repeats, and a ratio the median of
+the ratios within the repeats, so that a busy machine slows both alike.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 
 @dataclass
 class Figure:
-    """One line of the table.
+    """One row of the table.
 
     Args:
         section, name: what was measured.
-        unit: of `runs` and `peer_runs`, one number a repeat.
-        peer: what `peer_runs` belong to.
+        unit: of `runs` and `peer_runs`, which hold one number per repeat.
+        peer: what `peer_runs` were measured of.
         target: the most that the median of `runs` may be; the least when `higher_is_better`.
     """
 
@@ -33,20 +32,22 @@ class Figure:
     target: float | None = None
     higher_is_better: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.runs, self.peer_runs = [float(run) for run in self.runs], [float(run) for run in self.peer_runs]
 
     @property
     def value(self) -> float:
+        """The median of `runs`."""
         return statistics.median(self.runs)
 
     @property
     def peer_value(self) -> float | None:
+        """The median of `peer_runs`, if there are any."""
         return statistics.median(self.peer_runs) if self.peer_runs else None
 
     @property
     def ratio(self) -> float | None:
-        """How many times better than the peer."""
+        """How many times better than the peer, if there is one."""
         if not self.peer_runs:
             return None
         pairs = zip(self.runs, self.peer_runs, strict=True)
@@ -54,13 +55,22 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
+        """Whether the target is met, if there is one."""
         if self.target is None:
             return None
         return self.value >= self.target if self.higher_is_better else self.value <= self.target
 
 
-def interleave(repeats: int, clock: Callable[[], float], **tasks: Callable) -> list[np.ndarray]:
-    """Seconds (repeats,) of each task, which take turns after one warm-up each."""
+def interleave(repeats: int, clock: Callable[[], float], /, **tasks: Callable[[], object]) -> list[np.ndarray]:
+    """Time tasks, which take turns after one warm-up each.
+
+    Args:
+        clock: returns seconds.
+        **tasks: by name, called without arguments.
+
+    Returns:
+        The seconds (repeats,) of each task.
+    """
     for task in tasks.values():
         task()
     seconds = np.empty((len(tasks), repeats))
@@ -72,5 +82,11 @@ def interleave(repeats: int, clock: Callable[[], float], **tasks: Callable) -> l
     return list(seconds)
 
 
-core_seconds = partial(interleave, clock=time.process_time)
-wall_seconds = partial(interleave, clock=time.perf_counter)
+def core_seconds(repeats: int, /, **tasks: Callable[[], object]) -> list[np.ndarray]:
+    """`interleave` in CPU time of this process."""
+    return interleave(repeats, time.process_time, **tasks)
+
+
+def wall_seconds(repeats: int, /, **tasks: Callable[[], object]) -> list[np.ndarray]:
+    """`interleave` in wall time."""
+    return interleave(repeats, time.perf_counter, **tasks)

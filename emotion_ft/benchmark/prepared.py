@@ -1,4 +1,4 @@
-"""A prepared collection on one core, in CPU time, workers included: written from MP3s, read by song and streamed."""
+"""A prepared collection written from MP3s, read song by song, and streamed: CPU time on one core, with workers."""
 
 import resource
 from pathlib import Path
@@ -15,13 +15,13 @@ from .workbench import Workbench, exhaust
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those that it started and that have ended."""
+    """CPU time of this process and of its child processes that have ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 @one_core
 def prepare(bench: Workbench) -> list[Figure]:
-    """MP3s to a prepared collection and back, on one core, workers included."""
+    """From MP3s to a prepared collection and back, on one core, workers included."""
     count, log_mel = bench.songs, LogMel(bench.extractor, min_seconds=1.0)
     audio = [bench.files[i % len(bench.files)] for i in range(count)]
     labels = {"valence": [5.0] * count, "arousal": [5.0] * count}

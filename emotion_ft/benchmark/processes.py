@@ -1,4 +1,4 @@
-"""Whole processes: how fast small ones start, and how much memory large work takes."""
+"""Whole processes: how fast short programs start, and how much memory large jobs take."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ from ..modeling import ASTEmotionFeatureExtractor
 from .figures import Figure, wall_seconds
 from .workbench import RATE, Workbench, batches, exhaust, stored_songs
 
-LEEWAY = 32.0  # megabytes that the allocator may keep; the log-mels of 192 more songs of 45 s would be 110
+LEEWAY = 32.0  # megabytes that the allocator may keep; the log-mels of 192 more songs of 45 s would take 110
 
 
 def startup(bench: Workbench) -> list[Figure]:
@@ -43,9 +43,9 @@ def startup(bench: Workbench) -> list[Figure]:
 
 
 def peak_memory(work: Callable[[], object]) -> tuple[float, float]:
-    """Megabytes of its own that the process has before `work`, and at most while it runs.
+    """Private memory of this process, in megabytes: before `work`, and the most while it runs.
 
-    Sampled every few milliseconds. Memory-mapped files do not count: the system takes their pages back at will.
+    Sampled every few milliseconds. Memory-mapped files do not count: the system can take their pages back at any time.
     """
 
     def own() -> float:
@@ -68,7 +68,7 @@ def peak_memory(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def songs_memory(files: list[Path], folder: Path, few: int, count: int) -> float:
-    """Megabytes that the process has at most, storing and reading `count` songs after a warm-up with `few`."""
+    """Peak megabytes of a process that stores and reads `count` songs after a warm-up with `few`."""
     torch.set_num_threads(1)
     extractor = ASTEmotionFeatureExtractor()
     transform = TrainingTransform(extractor, SpecAugmentConfig(), seed=0)
@@ -82,7 +82,7 @@ def songs_memory(files: list[Path], folder: Path, few: int, count: int) -> float
 
 
 def file_memory(file: Path, second: Path, usual: bool) -> float:
-    """Megabytes that `file` takes on its way to a log-mel, ours or the usual way, after one second of silence."""
+    """Megabytes that turning `file` into a log-mel takes, in our or the usual way, after one second of silence."""
     torch.set_num_threads(1)
     store, stock = LogMel(ASTEmotionFeatureExtractor(), min_seconds=1.0), ASTFeatureExtractor()
 
@@ -98,7 +98,7 @@ def file_memory(file: Path, second: Path, usual: bool) -> float:
 
 
 def long_file(song: Path, path: Path, minutes: int) -> Path:
-    """Write a song over and over, to an MP3 of so many minutes."""
+    """Write an MP3 of so many minutes that repeats a song."""
     samples, rate = soundfile.read(song, dtype="float32")
     missing = 60 * minutes * rate
     with soundfile.SoundFile(path, "w", rate, samples.shape[1]) as file:
@@ -109,7 +109,7 @@ def long_file(song: Path, path: Path, minutes: int) -> Path:
 
 
 def memory(bench: Workbench) -> list[Figure]:
-    """Memory that more songs, and longer files, take (Linux)."""
+    """The memory that more songs, and longer files, take (Linux)."""
     if not Path("/proc/self/statm").exists():
         return []
     second = bench.folder / "second.wav"

@@ -1,4 +1,4 @@
-"""The road of a song on one core, in CPU time: decoded, turned into a log-mel, stored, read in batches."""
+"""A song on its way into a batch, CPU time on one core: decoded, turned into a log-mel, stored, read."""
 
 import itertools
 from collections.abc import Callable
@@ -19,8 +19,8 @@ from .figures import Figure, core_seconds, wall_seconds
 from .workbench import BATCH, RATE, Workbench, batches, exhaust, stored_songs
 
 
-def one_core(section: Callable) -> Callable:
-    """Run a section with one torch thread."""
+def one_core(section: Callable[[Workbench], list[Figure]]) -> Callable[[Workbench], list[Figure]]:
+    """Run a section with a single torch thread."""
 
     @wraps(section)
     def wrapper(bench: Workbench) -> list[Figure]:
@@ -36,7 +36,7 @@ def one_core(section: Callable) -> Callable:
 
 @one_core
 def decode(bench: Workbench) -> list[Figure]:
-    """An MP3 to a mono waveform at 16 kHz, on one core."""
+    """From an MP3 to a mono waveform at 16 kHz, on one core."""
     files, native = bench.files, soundfile.info(bench.files[0]).samplerate
     runs = core_seconds(
         bench.repeats,
@@ -58,7 +58,7 @@ def decode(bench: Workbench) -> list[Figure]:
 
 @one_core
 def features(bench: Workbench) -> list[Figure]:
-    """An MP3 to the bytes of its float16 log-mel, on one core."""
+    """From an MP3 to the bytes of its float16 log-mel, on one core."""
     files, store, stock = bench.files, LogMel(bench.extractor, min_seconds=1.0), ASTFeatureExtractor()
     waveforms = [read_audio(file, RATE) for file in files]
     runs = core_seconds(
@@ -78,7 +78,7 @@ def features(bench: Workbench) -> list[Figure]:
 
 
 def processes(bench: Workbench) -> list[Figure]:
-    """Songs to Arrow files by one process and by two, in wall time."""
+    """Songs stored in Arrow files by one process and by two, in wall time."""
     folders = (bench.folder / f"processes_{i}" for i in itertools.count())
     files = [bench.files[i % len(bench.files)] for i in range(max(bench.songs, 2 * PART_SIZE))]
 
@@ -95,7 +95,7 @@ def processes(bench: Workbench) -> list[Figure]:
 
 @one_core
 def store(bench: Workbench) -> list[Figure]:
-    """Songs to Arrow files, on one core: time, and bytes on disk."""
+    """Songs stored in Arrow files, on one core: time, and bytes on disk."""
     folders = (bench.folder / f"store_{i}" for i in range(bench.repeats + 1))
     count = len(bench.files)
     (seconds,) = core_seconds(
@@ -126,13 +126,15 @@ def loader(bench: Workbench) -> list[Figure]:
             exhaust([batches(songs)])
 
     def spectrograms() -> None:
-        for rows in bench.stored.select_columns("log_mel").iter(BATCH):
-            for log_mel in rows["log_mel"]:
-                torch.from_numpy(np.frombuffer(log_mel, np.float16).reshape(-1, bench.extractor.num_mel_bins).copy())
+        for _ in range(epochs):
+            for rows in bench.stored.select_columns("log_mel").iter(BATCH):
+                for log_mel in rows["log_mel"]:
+                    values = np.frombuffer(log_mel, np.float16).reshape(-1, bench.extractor.num_mel_bins)
+                    torch.from_numpy(values.copy())
 
     raw, plain, masked, peer = core_seconds(
         bench.repeats,
-        raw=lambda: [spectrograms() for _ in range(epochs)],
+        raw=spectrograms,
         plain=lambda: read(None),
         masked=lambda: read(SpecAugmentConfig()),
         peer=lambda: exhaust([batches(clips)]),

@@ -1,7 +1,8 @@
-"""Training steps of an AST on all cores or the accelerator, in wall time, by the trainer itself."""
+"""Training steps of an AST on all cores or the accelerator, in wall time, timed inside the trainer."""
 
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from .workbench import Workbench
 class StepTimer(TrainerCallback):
     """Wall time of optimizer steps: forward, backward, clipping, update."""
 
-    def __init__(self):
-        self.seconds = []
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
 
     def _now(self) -> float:
         if torch.accelerator.is_available():
@@ -33,9 +34,16 @@ class StepTimer(TrainerCallback):
 
 
 class TimedTraining:
-    """A trainer on random windows in memory; a run is one step of batch 1, or 20 of batch 16 on an accelerator."""
+    """A trainer on random windows in memory; a run is one step of batch 1, or 20 of batch 16 on an accelerator.
 
-    def __init__(self, trainer_class: type, model: torch.nn.Module, args_class: type, **settings):
+    Args:
+        trainer_class: `Trainer` or a class of its kind.
+        model: an AST.
+        args_class: of the trainer's arguments.
+        **settings: of these arguments.
+    """
+
+    def __init__(self, trainer_class: type, model: ASTForEmotionRegression, args_class: type, **settings: Any):
         steps, self.batch = (20, 16) if torch.accelerator.is_available() else (1, 1)
         windows = torch.randn(steps * self.batch, model.config.max_length, model.config.num_mel_bins)
         settings |= {"max_steps": steps, "per_device_train_batch_size": self.batch, "gradient_accumulation_steps": 1}
@@ -51,7 +59,7 @@ class TimedTraining:
         self.trainer.remove_callback(PrinterCallback)
 
     def run(self) -> float:
-        """Seconds of a step, the run's median."""
+        """The run's median of the seconds per step."""
         self.timer.seconds.clear()
         self.trainer.train()
         return statistics.median(self.timer.seconds)
@@ -65,13 +73,13 @@ def our_training(bench: Workbench, precision: str, unfreeze_at: float) -> TimedT
 
 
 def step_seconds(repeats: int, *trainings: TimedTraining) -> list[np.ndarray]:
-    """Seconds (repeats,) of a step of each, which take turns after a warm-up run each."""
+    """Seconds (repeats,) per step of each training; they take turns after a warm-up run each."""
     rounds = [[training.run() for training in trainings] for _ in range(min(repeats, 3) + 1)]
     return list(np.array(rounds[1:]).T)
 
 
 def step(bench: Workbench) -> list[Figure]:
-    """A training step with frozen backbone beside a full one, AST-base, 501 frames, all cores."""
+    """A training step with a frozen backbone beside a full one, AST-base, 501 frames, all cores."""
     figures = []
     for precision in dict.fromkeys(["fp32", hardware_precision()]):
         trainings = [our_training(bench, precision, unfreeze_at) for unfreeze_at in (1.0, 0.0)]

@@ -1,9 +1,10 @@
-"""Whole trainings in wall time, files and log-mels included: ours beside the usual recipe, the head alone, the GAN."""
+"""Whole trainings in wall time, data included: ours beside the usual recipe, the head alone, and the GAN."""
 
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -32,16 +33,19 @@ from ..training.trainer import EmotionTrainer
 from .figures import Figure, wall_seconds
 from .workbench import RATE, Workbench
 
-QUIET = {"report_to": "none", "logging_strategy": "no", "save_strategy": "no", "eval_strategy": "no"}
+QUIET: dict[str, Any] = {"report_to": "none", "logging_strategy": "no", "save_strategy": "no", "eval_strategy": "no"}
 QUIET |= {"disable_tqdm": True}
-EPOCHS = 5  # of the head alone
+EPOCHS = 5  # of training the head alone
 
 
 class OnTheFly:
-    """For `Dataset.set_transform`, as transformers' audio-classification example: a file -> `input_values`.
+    """Turns files into `input_values`, for `Dataset.set_transform`, as in transformers' audio-classification example.
 
     Every time a song is seen, its file is decoded and resampled, and a random crop of 10 s goes through
-    `ASTFeatureExtractor`, whose output has 1024 frames, or `frames` where they are cut.
+    `ASTFeatureExtractor`, whose output has 1024 frames.
+
+    Args:
+        frames: cut the output to so many.
     """
 
     def __init__(self, frames: int | None = None):
@@ -78,18 +82,18 @@ class Clock(TrainerCallback):
         self.steps.append(self.ended - self.began)
 
     @property
-    def samples(self) -> float:
-        """Steps a second, after the first one, data and all."""
+    def steps_per_second(self) -> float:
+        """Steps per second, data and all, without the first one."""
         return len(self.waits) / (sum(self.steps[1:]) + sum(self.waits))
 
     @property
     def wait_share(self) -> float:
-        """Share of the time that was spent waiting for data, after the first step."""
+        """Share of the time that was spent waiting for data, without the first step."""
         return sum(self.waits) / (sum(self.steps[1:]) + sum(self.waits))
 
 
 class TimedRun:
-    """A trainer on real data, whose every run is a few steps: 3 of batch 1, or 30 of batch 32 on an accelerator."""
+    """A trainer on real data; a run is a few steps: 3 of batch 1, or 30 of batch 32 on an accelerator."""
 
     def __init__(self, trainer_class: type, model: torch.nn.Module, data: Dataset, args: TrainingArguments):
         self.clock = Clock()
@@ -100,20 +104,20 @@ class TimedRun:
         self.trainer.remove_callback(PrinterCallback)
 
     def run(self) -> float:
-        """Samples a second."""
+        """Samples per second."""
         self.trainer.train()
-        return self.clock.samples * self.batch
+        return self.clock.steps_per_second * self.batch
 
 
-def settings(folder: Path, **changes) -> dict:
-    """Arguments that ours and the peer share."""
+def settings(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Training arguments that ours and the peer share, with `changes`."""
     steps, batch, workers = (30, 32, 8) if torch.accelerator.is_available() else (3, 1, 0)
-    shared = {"output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": batch}
+    shared: dict[str, Any] = {"output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": batch}
     shared |= {"gradient_accumulation_steps": 1, "dataloader_num_workers": workers, **QUIET}
     return {**shared, "remove_unused_columns": False, "label_names": ["labels"], **changes}
 
 
-def our_run(bench: Workbench, precision: str, attention: str = "sdpa", **changes) -> TimedRun:
+def our_run(bench: Workbench, precision: str, attention: str = "sdpa", **changes: Any) -> TimedRun:
     """`EmotionTrainer` on the stored log-mels, with SpecAugment."""
     songs = with_transform(bench.stored, TrainingTransform(bench.extractor, SpecAugmentConfig(), seed=0))
     args = TrainingConfig(
@@ -121,8 +125,8 @@ def our_run(bench: Workbench, precision: str, attention: str = "sdpa", **changes
             bench.folder / "ours", load_best_model_at_end=False, precision=precision, unfreeze_at=0.0, **changes
         )
     )
-    config = ASTEmotionConfig(**bench.config.to_diff_dict(), attn_implementation=attention)
-    return TimedRun(EmotionTrainer, ASTForEmotionRegression(config), songs, args)
+    architecture: dict[str, Any] = bench.config.to_diff_dict() | {"attn_implementation": attention}
+    return TimedRun(EmotionTrainer, ASTForEmotionRegression(ASTEmotionConfig(**architecture)), songs, args)
 
 
 def stock_run(bench: Workbench, frames: int, precision: str) -> TimedRun:
@@ -130,10 +134,11 @@ def stock_run(bench: Workbench, frames: int, precision: str) -> TimedRun:
     paths = [str(bench.files[row % len(bench.files)]) for row in range(bench.songs)]
     songs = Dataset.from_dict({"path": paths})
     songs.set_transform(OnTheFly(frames))
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    names += ("time_stride", "frequency_stride")
-    sizes = {name: getattr(bench.config, name) for name in names} | {"max_length": frames}
-    model = ASTForAudioClassification(ASTConfig(num_labels=2, problem_type="regression", **sizes))
+    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+    names += ["time_stride", "frequency_stride"]
+    sizes: dict[str, Any] = {name: getattr(bench.config, name) for name in names}
+    sizes |= {"max_length": frames, "num_labels": 2, "problem_type": "regression"}
+    model = ASTForAudioClassification(ASTConfig(**sizes))
     on_cpu = not torch.accelerator.is_available()
     args = settings(bench.folder / "stock", use_cpu=on_cpu, bf16=precision == "bf16", fp16=precision == "fp16")
     return TimedRun(Trainer, model, songs, TrainingArguments(**args))
@@ -164,7 +169,7 @@ def training(bench: Workbench) -> list[Figure]:
 
 
 def head(bench: Workbench) -> list[Figure]:
-    """The head alone over 5 epochs: with a pass of the frozen backbone an epoch, and on embeddings made once."""
+    """The head alone over 5 epochs: on embeddings made once, beside a pass of the frozen backbone per epoch."""
     rows = min(bench.songs, 16)
     train = bench.stored.select(range(rows))
     folder = bench.folder / "head"
@@ -193,7 +198,7 @@ def head(bench: Workbench) -> list[Figure]:
     once, passes = wall_seconds(min(bench.repeats, 3), once=run("always"), passes=run("first"))
     name = f"{EPOCHS} epochs of the head, {rows} songs"
     return [
-        Figure("head", name, "s", once, "a frozen pass an epoch", passes),
+        Figure("head", name, "s", once, "one pass of the frozen backbone per epoch", passes),
         Figure(
             "head",
             f"times faster over {EPOCHS} epochs",
@@ -206,7 +211,7 @@ def head(bench: Workbench) -> list[Figure]:
 
 
 def gan(bench: Workbench) -> list[Figure]:
-    """Steps of the GAN of deam.yaml, both networks, and the windows that it makes."""
+    """Steps of the GAN of deam.yaml, both networks."""
     config = gan_config(bench)
     songs = bench.stored
     regressor = prepare_regressor(config, songs, bench.extractor, resumed=False)
@@ -223,9 +228,14 @@ def gan(bench: Workbench) -> list[Figure]:
 
 
 def gan_config(bench: Workbench) -> Config:
-    """The defaults, for as many songs as there are."""
+    """The defaults, with a batch that the songs can fill."""
     folder = bench.folder / "gan"
     batch = min(GanConfig().gan_batch_size, bench.songs)
-    flags = {"gan_output_dir": folder, "gan_batch_size": batch, "regressor_steps": 1, "report_to": "none"}
+    flags: dict[str, Any] = {
+        "gan_output_dir": folder,
+        "gan_batch_size": batch,
+        "regressor_steps": 1,
+        "report_to": "none",
+    }
     flags |= {"gradient_accumulation_steps": 1, "disable_tqdm": True}
     return parse_config([f"--{name}={value}" for name, value in flags.items()])

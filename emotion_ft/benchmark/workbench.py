@@ -1,4 +1,4 @@
-"""What the sections work on: rendered songs, and their log-mels stored in our and in the usual way."""
+"""What the sections work on: rendered songs, and their log-mels stored in our way and in the usual one."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ BATCH = 16  # windows read at once
 
 @dataclass
 class Workbench:
-    """What the sections share: rendered songs and, made on first use, their log-mels stored in our and the peer's way.
+    """Rendered songs, and their log-mels stored in our way and in the usual one, each made on first use.
 
     Args:
-        folder: an empty one, for everything that is written.
-        songs: stored for reading; up to 8 different ones are rendered.
-        seconds: their length, at least 10.
+        folder: an empty one that everything is written to.
+        songs: how many are stored for reading; at most 8 different ones are rendered.
+        seconds: the length of a song, at least 10.
         repeats: of every comparison; of training steps at most 3.
         predict: the recipe whose start-up is timed.
         extractor: the front end; the default has windows of 10 s.
@@ -42,17 +42,18 @@ class Workbench:
 
     @cached_property
     def files(self) -> list[Path]:
-        """MP3s, 44.1 kHz, stereo."""
+        """Stereo MP3s at 44.1 kHz."""
         root = render_deam(self.folder / "rendered", min(self.songs, 8), self.seconds)
         return sorted((root / AUDIO).glob("*.mp3"))
 
     @cached_property
     def stored(self) -> Dataset:
+        """`songs` log-mels as `store_log_mels` stores them."""
         return stored_songs(self.files, self.songs, self.folder / "stored", self.extractor)
 
     @cached_property
     def clips(self) -> Dataset:
-        """Of up to 16 songs, the log-mels as nested lists of float32, 10 s a row, the last row of a song shorter."""
+        """Log-mels of up to 16 songs as nested lists of float32, 10 s per row; the last row of a song is shorter."""
         features = Features({"input_values": List(List(Value("float32"))), "frames": Value("int32")})
         return self.stored.select(range(min(self.songs, BATCH))).map(
             self._cut, batched=True, batch_size=4, features=features, remove_columns=self.stored.column_names
@@ -68,19 +69,19 @@ class Workbench:
 def stored_songs(
     files: list[Path], count: int, folder: Path, extractor: ASTEmotionFeatureExtractor, num_proc: int = 1
 ) -> Dataset:
-    """Store `count` songs' log-mels, the files taking turns under ids of their own."""
+    """Store the log-mels of `count` songs; files are used again, under new ids."""
     audio = [{"path": str(files[i % len(files)])} for i in range(count)]
     rows = {"song_id": list(range(count)), "audio": audio, "valence": [5.0] * count, "arousal": [5.0] * count}
     return store_log_mels(DatasetDict(train=Dataset.from_dict(rows)), extractor, folder, num_proc)[0]["train"]
 
 
 def exhaust(iterables: Iterable[Iterable]) -> None:
-    """Go through each to its end."""
+    """Iterate over each to its end."""
     for iterable in iterables:
         for _ in iterable:
             pass
 
 
 def batches(rows: Dataset) -> DataLoader:
-    """Batches of 16 in random order, by what `Trainer` reads its batches with."""
+    """Batches of 16 in random order, read as `Trainer` reads them."""
     return DataLoader(rows, BATCH, shuffle=True, collate_fn=default_data_collator)

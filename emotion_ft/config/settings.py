@@ -1,11 +1,11 @@
-"""The one configuration every recipe reads, a dataclass a section; `emotion_ft.config.parser` fills it."""
+"""The configuration that every command reads, one dataclass per section; `config.parser` fills it."""
 
 import math
 import os
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 import yaml
@@ -17,6 +17,8 @@ from ..errors import UsageError
 
 class ConfigError(UsageError):
     """A configuration that cannot be used: says which key of which file, what came and what was expected."""
+
+    exit_code = 2
 
 
 def _option(default: Any, help: str, **kwargs: Any) -> Any:
@@ -32,33 +34,31 @@ class DataConfig:
     data_root: str | None = _option(None, "Folder with DEAM's audio and annotations, unzipped at any depth.")
     prepared: str | None = _option(
         None,
-        "In place of data_root: log-mels and labels of recipes/prepare.py, in a folder, on the Hub (you/name or "
-        "you/name@revision) or at a URL that fsspec knows.",
+        "Instead of data_root: a collection stored by `prepare`; folder, you/name[@revision] or URL.",
     )
     collections: list[str] | None = field(
         default=None,
-        metadata={"help": "YAML files of other collections that join it, as recipes/configs/pmemo.yaml."},
+        metadata={"help": "Other collections to add: YAML files, or the shipped pmemo."},
     )
     labels: Literal["repaired", "distributed", "dynamic"] = _option(
         "repaired",
-        "DEAM's static labels, with exchanged valence and arousal put back where the data show it, or as distributed; "
-        "or 'dynamic': the mean of the dynamic annotations over each training window.",
+        "DEAM's static labels, exchanged ones repaired, or as distributed; dynamic: means over each window.",
     )
     exchanged_ids: str | None = _option(
-        None, "Ids whose valence and arousal to exchange back whatever the data show, as 1-1000."
+        None, "Ids whose valence and arousal to swap back, whatever the data show, such as 1-1000."
     )
     label_weights: Literal["none", "agreement"] = _option(
-        "none", "Weigh songs in the loss by how much their annotators agree (loss mse only)."
+        "none", "Weight songs in the loss by how well their annotators agree (loss mse only)."
     )
-    split: str = _option("random", "'random', 'full_songs' (MediaEval 2015's 58), or a folder of id lists.")
-    group_by_artist: bool = _option(True, "Keep all songs of an artist on one side of the split.")
-    validation_fraction: float = _option(0.15, "Share of the songs for early stopping and model selection, in (0, 1).")
-    test_fraction: float = _option(0.15, "Share of the songs held out for the final table, in (0, 1).")
-    max_bad_fraction: float = _option(0.05, "Stop when a larger share of the audio files cannot be read, in [0, 1].")
+    split: str = _option("random", "random, full_songs (MediaEval 2015's 58), or a folder of id lists.")
+    group_by_artist: bool = _option(True, "Keep all songs by an artist on one side of the split.")
+    validation_fraction: float = _option(0.15, "Share of songs that select the model, in (0, 1).")
+    test_fraction: float = _option(0.15, "Share of songs held out for the final table, in (0, 1).")
+    max_bad_fraction: float = _option(0.05, "Stop when more of the audio files cannot be read: a share in [0, 1].")
     min_seconds: float = _option(1.0, "Shorter audio files are reported as bad, in seconds.")
-    cache_dir: str | None = _option(None, "Where log-mels are stored; default: beside the datasets library's cache.")
+    cache_dir: str | None = _option(None, "Where log-mels are stored (default: in the datasets library's cache).")
     num_proc: int = _option(1, "Processes that decode audio and compute log-mels.")
-    rendered_songs: int = _option(0, "Render so many songs into data_root first, as a stand-in for DEAM (0: none).")
+    rendered_songs: int = _option(0, "Number of songs to render into data_root first, as a stand-in for DEAM.")
     rendered_seconds: float = _option(45.0, "Length of a rendered song, in seconds.")
 
     def __post_init__(self):
@@ -67,9 +67,9 @@ class DataConfig:
                 raise ConfigError(f"{name} is a share in [0, 1], but is {getattr(self, name):g}.")
         self.exchanged_range()
         if self.prepared and self.exchanged_ids:
-            raise ConfigError("exchanged_ids are decided when a collection is prepared: give them to prepare.py.")
+            raise ConfigError("exchanged_ids are decided when a collection is prepared: give them to prepare.")
         if self.labels == "dynamic" and self.label_weights != "none":
-            raise ConfigError("label_weights are of static labels: the curves come without deviations.")
+            raise ConfigError("label_weights need static labels: the curves come without deviations.")
         if not 0 <= self.min_seconds < math.inf:
             raise ConfigError(f"min_seconds must be a length, but is {self.min_seconds:g}.")
         if self.num_proc < 1:
@@ -92,7 +92,7 @@ class AudioConfig:
     _argument_group_name = "audio"
 
     front_end: Literal["mel", "ast"] = _option(
-        "mel", "'mel': the settings below; 'ast': AST's pretraining front end (Kaldi fbank, 1024 frames), as it is."
+        "mel", "mel, or AST's pretraining front end (Kaldi fbank, 1024 frames)."
     )
     seconds: float = _option(10.0, "Length of a window, in seconds ('mel' only).")
     sampling_rate: int = _option(16000, "Rate that audio is resampled to, in Hz ('mel' only).")
@@ -101,7 +101,7 @@ class AudioConfig:
     num_mel_bins: int = _option(128, "Mel bands ('mel' only).")
     f_min: float = _option(50.0, "Lower edge of the lowest band, in Hz ('mel' only).")
     f_max: float = _option(8000.0, "Upper edge of the highest band, in Hz ('mel' only).")
-    num_windows: int = _option(5, "Evenly spaced windows whose predictions are averaged over a song in evaluation.")
+    num_windows: int = _option(5, "Windows per song whose predictions are averaged in evaluation.")
 
     def __post_init__(self):
         if not 0 < self.seconds <= 3600:
@@ -146,7 +146,7 @@ class ModelConfig:
 
     checkpoint: str | None = _option(
         "MIT/ast-finetuned-audioset-10-10-0.4593",
-        "AST weights to start from (folder or Hub id); null: random weights.",
+        "AST weights to start from: a folder or Hub id; null: random.",
     )
     checkpoint_revision: str = _option("main", "Branch, tag or commit of the checkpoint on the Hub.")
     loss: Literal["mse", "ccc", "mix"] = _option("mse", "Training loss: MSE, 1 - CCC, or their mean.")
@@ -177,26 +177,26 @@ def hardware_precision() -> Literal["bf16", "fp16", "fp32"]:
 
 @dataclass
 class TrainingConfig(TrainingArguments):
-    """`transformers.TrainingArguments` with defaults for fine-tuning an AST, and the few settings that it lacks."""
+    """`transformers.TrainingArguments` with defaults for fine-tuning an AST, and the few settings that they lack."""
 
     _argument_group_name = "training"
 
-    output_dir: str | None = _option("runs/finetune", "Where the model, its numbers and its plots go.")
-    overwrite_output_dir: bool = _option(False, "Start anew in an output folder that already holds a run.")
+    output_dir: str = _option("runs/finetune", "Where the model, its numbers and its plots go.")
+    overwrite_output_dir: bool = _option(False, "Replace the run that output_dir already holds.")
     backbone_learning_rate: float = _option(3e-5, "Peak learning rate of the pretrained transformer.")
     head_learning_rate: float = _option(3e-4, "Peak learning rate of the new head.")
-    unfreeze_at: float = _option(0.25, "Share of the training during which the backbone stays frozen, in [0, 1].")
+    unfreeze_at: float = _option(0.25, "Share of the training with a frozen backbone, in [0, 1].")
     freeze: Literal["first", "always"] = _option(
         "first",
-        "'first': as unfreeze_at says; 'always': the head alone learns, from embeddings that the backbone makes once.",
+        "first: until unfreeze_at; always: only the head learns, from stored embeddings.",
     )
-    frozen_crops: int = _option(1, "freeze always: crops of a song to embed; they take turns over the epochs.")
-    early_stopping_patience: int = _option(7, "Evaluations without a better mean CCC before stopping (0: never).")
-    interval_level: float = _option(0.9, "Share of songs that the prediction intervals are to hold, in (0, 1).")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = _option("auto", "Mixed precision; 'auto' asks the hardware.")
+    frozen_crops: int = _option(1, "freeze always: crops to embed per song; epochs take turns.")
+    early_stopping_patience: int = _option(7, "Evaluations without improvement before stopping (0: never).")
+    interval_level: float = _option(0.9, "Share of songs that the prediction intervals should cover, in (0, 1).")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = _option("auto", "Mixed precision; auto asks the hardware.")
 
     resume_from_checkpoint: str | None = _option(
-        None, "Checkpoint to go on from; without a value, the last one of output_dir.", nargs="?", const="last"
+        None, "Checkpoint to resume from; without a value, the last one in output_dir.", nargs="?", const="last"
     )
     seed: int = _option(42, "Seed of the split, the weights, the crops and the masks.")
     num_train_epochs: float = _option(30, "Passes over the training songs.")
@@ -204,15 +204,15 @@ class TrainingConfig(TrainingArguments):
     per_device_eval_batch_size: int = _option(4, "Songs per device in evaluation, each as num_windows windows.")
     gradient_accumulation_steps: int = _option(4, "Batches per optimizer step.")
     weight_decay: float = _option(1e-4, "AdamW's weight decay; biases and norms are exempt.")
-    warmup_steps: float = _option(0.05, "Warm-up: steps, or below 1 the share of all steps.")
+    warmup_steps: float = _option(0.05, "Warm-up: steps, or below 1 a share of all steps.")
     lr_scheduler_type: str = _option("cosine", "Schedule of both learning rates.")
     max_grad_norm: float = _option(1.0, "Gradient clipping.")
     eval_strategy: str = _option("epoch", "When to evaluate on the validation songs.")
     save_strategy: str = _option("epoch", "When to save a checkpoint.")
     save_total_limit: int | None = _option(2, "Checkpoints kept; the best one is always among them.")
     load_best_model_at_end: bool = _option(True, "Finish with the weights of the best validation score.")
-    metric_for_best_model: str | None = _option("mean_ccc", "Validation score that selects the model.")
-    greater_is_better: bool | None = _option(True, "Whether a larger metric_for_best_model is better.")
+    metric_for_best_model: str = _option("mean_ccc", "Validation score that selects the model.")
+    greater_is_better: bool = _option(True, "Whether a larger metric_for_best_model is better.")
     remove_unused_columns: bool = _option(False, "Must stay false: the transform needs columns the model does not.")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
     logging_steps: float = _option(10, "Optimizer steps between two log lines.")
@@ -246,7 +246,7 @@ class TrainingConfig(TrainingArguments):
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         self.precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         if self.precision == "fp16" and self.use_cpu:
-            raise ConfigError("precision fp16 needs a GPU for its loss scaling; on a CPU take bf16 or fp32.")
+            raise ConfigError("precision fp16 needs a GPU for its loss scaling; on a CPU use bf16 or fp32.")
         if self.ddp_find_unused_parameters is None and self.unfreeze_at > 0:
             # Stock Trainer would turn this off with gradient checkpointing, and DDP wait for the frozen backbone.
             self.ddp_find_unused_parameters = True
@@ -262,14 +262,14 @@ class GanConfig:
 
     gan_output_dir: str = _option("runs/gan", "Where the generator, its numbers and its samples go.")
     finetuned: str | None = _option(
-        None, "The fine-tuned run whose train split the GAN learns and whose model measures it; null: output_dir."
+        None, "Fine-tuned run whose train split it learns and whose model measures it (default: output_dir)."
     )
     gan_steps: int = _option(20000, "Optimizer steps of each network.")
     gan_batch_size: int = _option(32, "Windows per device and step before accumulation.")
     gan_channels: int = _option(16, "Feature maps at the finest scale.")
-    latent_size: int = _option(64, "Numbers that tell windows with the same emotion apart.")
-    adversarial_loss: Literal["hinge", "bce"] = _option("hinge", "What generator and discriminator play for.")
-    label_smoothing: float = _option(0.1, "One-sided label smoothing of bce: real windows' target is 1 less this.")
+    latent_size: int = _option(64, "Size of the random vector that tells windows with the same emotion apart.")
+    adversarial_loss: Literal["hinge", "bce"] = _option("hinge", "Adversarial loss.")
+    label_smoothing: float = _option(0.1, "One-sided smoothing of bce: the target of real windows is 1 minus this.")
     emotion_weight: float = _option(10.0, "Weight of a frozen regressor's squared error on generated windows.")
     regressor_steps: int = _option(1000, "Optimizer steps of that regressor, on real training windows.")
     generator_learning_rate: float = _option(1e-3, "Peak learning rate of the generator.")
@@ -278,9 +278,9 @@ class GanConfig:
     gan_beta2: float = _option(0.99, "AdamW's second beta, of both networks.")
     gan_warmup: float = _option(0.05, "Share of the steps during which both learning rates rise, in [0, 1).")
     ema_decay: float = _option(0.99, "Decay of the moving average of the generator's weights, which is what is kept.")
-    reference_fraction: float = _option(0.2, "Share of the training songs that only measure the GAN, in (0, 0.5].")
+    reference_fraction: float = _option(0.2, "Share of training songs that only measure the GAN, in (0, 0.5].")
     reference_windows: int = _option(8, "Evenly spaced windows of each of these songs, at least 2.")
-    measure_steps: int = _option(500, "Steps between two measures, each with a sample grid and a checkpoint.")
+    measure_steps: int = _option(500, "Steps between measurements, each with a sample grid and a checkpoint.")
 
     def __post_init__(self):
         least = {"gan_steps": 1, "gan_channels": 1, "latent_size": 1, "measure_steps": 1}
@@ -297,16 +297,16 @@ class GanConfig:
 
 @dataclass
 class SyntheticConfig:
-    """Windows that a GAN makes, among the training songs and nowhere else."""
+    """Synthetic windows, made by a GAN, among the training songs and nowhere else."""
 
     _argument_group_name = "synthetic"
 
     gan: str | None = _option(None, "Folder of a trained GAN whose windows join the training songs.")
-    synthetic_fraction: float = _option(0.3, "Share of an epoch's windows that it makes, in [0, 1).")
+    synthetic_fraction: float = _option(0.3, "Share of synthetic windows per epoch, in [0, 1).")
     confirm_with: str | None = _option(
-        None, "Folder of a model, fine-tuned on these training songs, that has to hear the emotion asked for."
+        None, "Model fine-tuned on these training songs that must confirm the emotion of a window."
     )
-    confirm_within: float = _option(0.5, "How far off it may be in valence and in arousal, on the 1-9 scale.")
+    confirm_within: float = _option(0.5, "How far off it may be, on the 1-9 scale.")
 
     def __post_init__(self):
         if not 0 <= self.synthetic_fraction < 1:
@@ -319,7 +319,7 @@ class SyntheticConfig:
 
 @dataclass
 class Config:
-    """The resolved configuration: one attribute a section."""
+    """The resolved configuration: one attribute per section."""
 
     data: DataConfig
     audio: AudioConfig
@@ -336,10 +336,10 @@ class Config:
             )
 
         if self.data.label_weights != "none" and self.model.loss != "mse":
-            raise ConfigError(f"label_weights weigh squared errors, so they need loss mse, not {self.model.loss}.")
+            raise ConfigError(f"label_weights weight squared errors, so they need loss mse, not {self.model.loss}.")
         if self.synthetic.gan and (self.data.labels == "dynamic" or self.data.label_weights != "none"):
             raise ConfigError(
-                "a GAN's windows have neither curves nor annotators: no dynamic labels, no label_weights."
+                "synthetic windows have neither curves nor annotators: leave out dynamic labels and label_weights."
             )
 
         folders = {"output_dir": self.training.output_dir, "gan_output_dir": self.gan.gan_output_dir}
@@ -359,12 +359,12 @@ class Config:
         return path
 
 
-SECTIONS = {f.name: f.type for f in fields(Config)}
+SECTIONS: dict[str, type] = get_type_hints(Config)
 
 
 # Follow from `precision` and from the machine: saved, they would tie the file to it.
 _DERIVED = {"bf16", "fp16", "use_cpu", "dataloader_pin_memory", "gradient_checkpointing", "disable_tqdm", "debug"}
-# Said to one run: saved, they would let the file overwrite or resume where nobody asked for it.
+# Commands to one run: saved, they would let the file overwrite or resume where nobody asked for it.
 _COMMANDS = {"overwrite_output_dir", "resume_from_checkpoint"}
 
 

@@ -1,7 +1,7 @@
-"""Stored log-mels to what the model sees: crop, standardise, SpecAugment, on the fly through `Dataset.set_transform`.
+"""Stored log-mels to model inputs: cropping, standardising and SpecAugment, on the fly by `Dataset.with_transform`.
 
 Every random number is keyed by (seed, epoch, song, window), so a crop is the same in any process, in any order and
-after a resume, and no global random state is touched.
+after a resume, and global random state is left alone.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def window_rng(seed: int, epoch: int, song_id: int, window: int = 0) -> np.rando
 def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """Mask blocks of frames and of mel bands with zero, the mean of a standardised window, in place.
 
-    Same law as `torchaudio.transforms.TimeMasking` and `FrequencyMasking`: a width drawn uniformly from
+    Same distribution as `torchaudio.transforms.TimeMasking` and `FrequencyMasking`: a width drawn uniformly from
     [0, bound), a start from [0, size - width), both rounded down.
 
     Args:
@@ -40,7 +40,7 @@ def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.G
 
 
 class EvaluationTransform:
-    """Rows -> `input_values` (windows, frames, mels), evenly spaced, and `labels` (2,) in [-1, 1], the song's."""
+    """Rows -> `input_values` (windows, frames, mels), evenly spaced, and the song's `labels` (2,) in [-1, 1]."""
 
     columns = tuple(COLUMNS)
     target = SongTarget()
@@ -63,13 +63,13 @@ class EvaluationTransform:
 
 
 class TrainingTransform(EvaluationTransform):
-    """Rows -> `input_values` (frames, mels), one random crop a song and epoch, with SpecAugment, and its target.
+    """Rows -> `input_values` (frames, mels), one random crop per song and epoch, with SpecAugment, and its target.
 
     Args:
         extractor: the front end.
         augmentation: the masks; None for none.
         seed: of crops and masks.
-        target: what a crop is told to be, and where it may lie.
+        target: the target of a crop, and where crops may start; by default, the song's labels, and anywhere.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class TrainingTransform(EvaluationTransform):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other crops and masks; seen by running data workers too."""
+        """Draw other crops and masks from now on, also in data workers that are already running."""
         self._epoch[0] = epoch
 
     def example(self, row: dict) -> dict[str, np.ndarray]:
@@ -104,5 +104,5 @@ class TrainingTransform(EvaluationTransform):
 
 
 def with_transform(songs: Dataset, transform: EvaluationTransform) -> Dataset:
-    """A view of stored songs that yields what the model sees; only the needed columns are read."""
+    """A view of stored songs that yields model inputs; only the columns they are made from are read."""
     return songs.with_transform(transform, columns=list(transform.columns))

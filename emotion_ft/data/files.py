@@ -1,4 +1,4 @@
-"""Finding and bounding the files of a collection, the ids in them, and one list of what is wrong with them."""
+"""A collection's files: finding them, limits on their size, the ids in them, and one list of all their faults."""
 
 import logging
 import os
@@ -12,27 +12,27 @@ logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".aiff", ".aif")
 RENDER_SETTINGS = "render_settings.json"
-"""Lies in the root of a collection that was rendered, and not downloaded."""
+"""The file that marks a collection as rendered rather than downloaded, in its root."""
 COLLECTION = 1 << 32
-"""DEAM's song ids are DEAM's own; another collection's are its number times this, plus the song's number in it."""
+"""DEAM's songs keep their ids; in other collections, an id is the collection's number times this, plus the song's."""
 
 MAX_BYTES = 1 << 24
-"""Of a CSV file; DEAM's largest has 3 MB, and read into memory a file takes several times its size."""
+"""The largest CSV file that is read: in memory it takes several times its size. DEAM's largest has 3 MB."""
 MAX_COLUMNS = 1 << 14
-"""Of a CSV file: a dynamic annotation of more than two hours; DEAM's longest has 1224."""
+"""The most columns that a CSV file may have, a dynamic annotation of more than two hours. DEAM's longest has 1224."""
 MAX_FAULTS = 1000
-"""Rows of a file that are found to be bad before the reader gives up: they are held in memory."""
+"""How many faults of a file are collected, in memory, before the reader gives up."""
 
 
 class AnnotationError(UsageError):
-    """A collection's files are missing, or hold something that cannot be used as distributed."""
+    """A collection's files are missing, or cannot be used as they are."""
 
 
-def files_under(root: str | os.PathLike) -> Iterator[Path]:
-    """Every visible file anywhere under `root`, in sorted order, through links.
+def files_under(root: str | os.PathLike[str]) -> Iterator[Path]:
+    """Every visible file at any depth under `root`, in sorted order, following links.
 
-    Hidden files and folders and the copies that macOS archives carry (`._*`, `__MACOSX`) are left out.
-    Raises `AnnotationError` if `root` is not a folder, or a folder below it cannot be listed.
+    Hidden files and folders are left out, as are the copies in archives made by macOS (`._*`, `__MACOSX`).
+    Raises `AnnotationError` if `root` is not a folder or a folder below it cannot be listed.
     """
     if not os.path.isdir(root):  # Path.is_dir would raise for a name that is too long
         raise AnnotationError(f"expected the folder of an unzipped collection, but {brief(root, 500)} is not a folder")
@@ -47,14 +47,14 @@ def files_under(root: str | os.PathLike) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
-def find_file(root: str | os.PathLike, name: str) -> Path | None:
+def find_file(root: str | os.PathLike[str], name: str) -> Path | None:
     """The file called `name` at any depth under `root`, or None.
 
-    Raises `AnnotationError` if `root` is missing or empty, or if two files of that name differ in content.
+    Raises `AnnotationError` if `root` is missing or empty, or if two files with that name differ in content.
     """
     files = list(files_under(root))
     if not files:
-        raise AnnotationError(f"{root} holds no files: unzip the collection's annotations and audio there")
+        raise AnnotationError(f"{root} contains no files: unzip the collection's annotations and audio there")
     copies = [path for path in files if path.name == name]
     for copy in copies[1:]:
         if read_bytes(copies[0]) != read_bytes(copy):
@@ -62,16 +62,16 @@ def find_file(root: str | os.PathLike, name: str) -> Path | None:
     return copies[0] if copies else None
 
 
-def is_rendered(root: str | os.PathLike) -> bool:
+def is_rendered(root: str | os.PathLike[str]) -> bool:
     """Whether the songs under `root` were rendered from their labels."""
     return find_file(root, RENDER_SETTINGS) is not None
 
 
 def read_bytes(path: Path) -> bytes:
-    """A CSV file's content.
+    """The content of a CSV file.
 
     Raises:
-        AnnotationError: when it is not a file, cannot be read, or has more than `MAX_BYTES`.
+        AnnotationError: if it is not a file, cannot be read, or has more than `MAX_BYTES`.
     """
     try:
         size = path.stat().st_size
@@ -79,8 +79,8 @@ def read_bytes(path: Path) -> bytes:
             raise AnnotationError(f"{path} cannot be read: not a file")
         if size > MAX_BYTES:
             raise AnnotationError(
-                f"{path} has {size} bytes, but a CSV file may have {MAX_BYTES}: keep only the rows and columns "
-                "that are needed"
+                f"{path} has {size} bytes, but at most {MAX_BYTES} can be read: keep only the rows and columns that "
+                "are needed"
             )
         return path.read_bytes()
     except OSError as error:
@@ -94,12 +94,12 @@ def refuse_columns(path: Path, line: int, number: int) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether an id is a decimal integer that fits below `COLLECTION`."""
+    """Whether an id is a decimal integer below `COLLECTION`."""
     return text.isascii() and text.isdecimal() and len(text) < 1000 and int(text) < COLLECTION
 
 
 def canonical(text: str) -> str:
-    """Ids and file names as they are compared: 007 is 7, and an accent is the same however the system encodes it."""
+    """An id or file name in the form that is compared: 007 is 7, and an accent is the same however it is encoded."""
     return str(int(text)) if is_number(text) else unicodedata.normalize("NFC", text)
 
 
@@ -109,16 +109,17 @@ def first_ids(song_ids: Collection[int | str]) -> str:
 
 
 def warn_left_out(what: str, song_ids: Collection[int | str]) -> None:
-    """Say which songs are left out, if any are."""
+    """Log which songs are left out, if any."""
     if len(song_ids):
-        logger.warning("left out: %d %s: %s", len(song_ids), what, first_ids(sorted(song_ids)))
+        logger.warning("left out %d %s: %s", len(song_ids), what, first_ids(sorted(song_ids)))
 
 
 def refuse_faults(faults: list[str], hint: str = "") -> None:
-    """Raise an `AnnotationError` with the first five faults and the number of the others, if there are any."""
+    """If there are faults, raise an `AnnotationError` that lists the first five and counts the rest."""
     if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}:"
         more = [f"and {len(faults) - 5} more"] if len(faults) > 5 else []
-        raise AnnotationError("\n".join([f"{len(faults)} faults:", *faults[:5], *more, *filter(None, [hint])]))
+        raise AnnotationError("\n".join([count, *faults[:5], *more, *filter(None, [hint])]))
 
 
 def _raise(error: OSError) -> None:

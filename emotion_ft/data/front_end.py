@@ -1,4 +1,4 @@
-"""What everything that works on log-mels asks of a front end, so that no model has to be imported for it."""
+"""What code that works on log-mels needs from a front end, so that it does not have to import a model."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class FrontEnd(Protocol):
-    """A feature extractor such as `ASTEmotionFeatureExtractor`, which documents these names."""
+    """A feature extractor such as `ASTEmotionFeatureExtractor`, where these names are documented."""
 
     front_end: str
     sampling_rate: int
@@ -18,6 +18,10 @@ class FrontEnd(Protocol):
     f_max: float
     max_length: int
     num_windows: int
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
 
     @property
     def min_samples(self) -> int:
@@ -39,4 +43,4 @@ class FrontEnd(Protocol):
         """First frames (windows,) of overlapping windows, one every `step` seconds."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings, as `preprocessor_config.json` holds them."""
+        """The settings, as in `preprocessor_config.json`."""

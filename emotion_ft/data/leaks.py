@@ -1,4 +1,4 @@
-"""What must not cross from training to evaluation: a song, an artist, a song under another name, a fake."""
+"""Checks that nothing leaks from training into evaluation: no song (under any name), no artist, no synthetic song."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,10 +8,10 @@ from datasets import Dataset, DatasetDict
 from .files import COLLECTION, first_ids
 from .splits import SPLIT_NAMES, SplitError, Splits, shared_artists
 
-FEWEST = 10  # songs with the same number, below which equal labels may be chance
+FEWEST = 10  # with fewer songs of the same number, equal labels may be chance
 DIMENSIONS, OTHER_LABELS = ("valence", "arousal"), ("other_valence", "other_arousal")
 SAME_LABELS = 0.02
-"""How far labels on 1-9 may differ by the rounding of two files, to count as the same."""
+"""How far labels on 1-9 may differ, because two files round them, and still count as the same."""
 
 
 def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
@@ -21,7 +21,7 @@ def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
         if leaked := sorted(trained_on & set(splits[name])):
             raise SplitError(
                 f"{what} was trained on {len(leaked)} of the {len(splits[name])} {name} songs: {first_ids(leaked)}. "
-                "Scores on them would say nothing; use the split that it was trained with, or train it anew."
+                "Scores on them would mean nothing; use the split that it was trained with, or train it again."
             )
     if others := sorted(trained_on - set(splits["train"])):
         raise SplitError(
@@ -31,13 +31,15 @@ def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
 
 
 def refuse_crossing(splits: Splits, groups: Mapping[int, str] | None = None) -> None:
-    """Raise a `SplitError` if a song is on two sides, or a group of `groups` (an artist) is."""
+    """Raise a `SplitError` if a song, or a group of `groups` (an artist), is on two sides."""
     for index, name in enumerate(SPLIT_NAMES):
         for other in SPLIT_NAMES[index + 1 :]:
             if crossing := sorted(set(splits[name]) & set(splits[other])):
                 raise SplitError(f"{len(crossing)} songs are in {name} and in {other}: {first_ids(crossing)}")
-    earlier = []
-    for name in SPLIT_NAMES if groups else ():
+    if not groups:
+        return
+    earlier: list[int] = []
+    for name in SPLIT_NAMES:
         sides = {"train": earlier, "validation": splits[name], "test": []}
         if crossing := shared_artists(sides, groups):
             raise SplitError(
@@ -49,16 +51,16 @@ def refuse_crossing(splits: Splits, groups: Mapping[int, str] | None = None) -> 
 
 
 def refuse_leaks(songs: DatasetDict, group_by_artist: bool) -> None:
-    """The last look before training: raise a `SplitError` for anything that crosses, or a fake in evaluation.
+    """The last check before training: raise a `SplitError` for anything that crosses, or is synthetic in evaluation.
 
     Args:
         songs: `train`, `validation` and `test`, as they are about to be used.
-        group_by_artist: whether an artist's songs have to be on one side.
+        group_by_artist: whether all songs of an artist have to be on one side.
     """
     for name in ("validation", "test"):
-        if fakes := sum(songs[name]["synthetic"]):
-            raise SplitError(f"{fakes} of {len(songs[name])} {name} songs are synthetic; scores are of real songs")
-    artists = {}
+        if count := sum(songs[name]["synthetic"]):
+            raise SplitError(f"{count} of {len(songs[name])} {name} songs are synthetic; only real songs are scored")
+    artists: dict[int, str] = {}
     for side in songs.values():
         artists |= {key: name for key, name in zip(side["song_id"], side["artist"], strict=True) if name}
     refuse_crossing({name: songs[name]["song_id"][:] for name in SPLIT_NAMES}, artists if group_by_artist else None)
@@ -67,9 +69,9 @@ def refuse_leaks(songs: DatasetDict, group_by_artist: bool) -> None:
 def refuse_same_songs(songs: Dataset, others: Dataset, what: str) -> None:
     """Raise a `SplitError` if songs of one collection are songs of another.
 
-    They are where an id is the same; and where the numbers under which their own collections know them are the same
-    and most of these songs also carry the same labels, in order or with valence and arousal exchanged. EmoMusic is
-    such a collection: its 744 songs are DEAM's, with DEAM's numbers, under labels that DEAM distributes exchanged.
+    Songs are the same if their ids are, or if they have the same numbers in their own collections and most of those
+    that do also have the same labels, in order or with valence and arousal exchanged. EmoMusic is such a collection:
+    its 744 songs are DEAM's, with DEAM's numbers and with labels that DEAM distributes exchanged.
 
     Args:
         songs: one collection, with `song_id`, `source`, `valence` and `arousal`.
@@ -93,13 +95,13 @@ def refuse_same_songs(songs: Dataset, others: Dataset, what: str) -> None:
                 raise SplitError(
                     f"{len(same)} of {len(songs)} songs of {name}, {what}, are songs of {other}: they have the same "
                     f"numbers and labels ({int(alike[1].sum())} with valence and arousal exchanged): "
-                    f"{first_ids(same)}. Scores on songs that were trained on would say nothing."
+                    f"{first_ids(same)}. Scores on songs that were trained on would mean nothing."
                 )
 
 
 def _by_number(songs: Dataset, names: tuple[str, str]) -> dict[str, dict[int, tuple[float, float]]]:
-    """The labels in two columns, by the source, and by the number that a song has in its own collection."""
-    labels = {}
+    """The labels in two columns, by source and by the song's number in its own collection."""
+    labels: dict[str, dict[int, tuple[float, float]]] = {}
     columns = [songs[name] for name in ("source", "song_id", *names)]
     for source, song_id, valence, arousal in zip(*columns, strict=True):
         if valence is not None:

@@ -1,11 +1,11 @@
-"""A prepared collection: labels and log-mels as Parquet, without audio, in a folder, on the Hub or behind any URL.
+"""A prepared collection: labels and log-mels as Parquet, without audio, in a folder, on the Hub or at any URL.
 
-- `collection.json`: the front end, and the collection under each treatment of its labels
-- `labels/TREATMENT.parquet`: `songs.FEATURES` without `audio`, but with `file`, as `log_mels/00000.parquet/2.mp3`; a
-  row a song
-- `log_mels/00000.parquet`: `song_id`, `log_mel` (frames x mels, float16, as bytes) and `frames`; a row group a song
+- `collection.json`: the front end, and what the collection is under each treatment of its labels
+- `labels/TREATMENT.parquet`: one row per song; `songs.FEATURES`, with `file` (`log_mels/00000.parquet/2.mp3`) in place
+  of `audio`
+- `log_mels/00000.parquet`: one row group per song; `song_id`, `log_mel` (frames x mels, float16, as bytes), `frames`
 
-`shards` writes one, here it is read.
+This module reads prepared collections; `shards` writes them.
 """
 
 import json
@@ -30,12 +30,12 @@ COLLECTION_NAME = "collection.json"
 LABELS, LOG_MELS = "labels", "log_mels"
 SUFFIX = ".parquet"
 FILES = (COLLECTION_NAME, f"{LABELS}/*{SUFFIX}", f"{LOG_MELS}/*{SUFFIX}")
-PLACE = re.compile(rf"{LOG_MELS}/[^/]+{re.escape(SUFFIX)}/[^/]+")  # of a song
-PART = ".part-"  # what names begin with that are still being written
+PLACE = re.compile(rf"{LOG_MELS}/[^/]+{re.escape(SUFFIX)}/[^/]+")  # where a song's log-mel is
+PART = ".part-"  # begins the names of files that are still being written
 
 
 def refuse_in_use(output: str | Path) -> None:
-    """Raise `UsageError` when a folder, or a URL, holds anything but a prepared collection, whole or not."""
+    """Raise `UsageError` if a folder or URL contains anything but a prepared collection, complete or not."""
     with _errors(f"cannot write to '{output}', which must be a folder or a URL that fsspec can write to"):
         system, root = fsspec.url_to_fs(str(output))
         is_file, folder = system.isfile(root), system.isdir(root)
@@ -54,7 +54,7 @@ def read_about(source: str | Path) -> dict:
         source: a folder, or a URL that fsspec knows.
 
     Raises:
-        UsageError: when there is no prepared collection.
+        UsageError: if there is no prepared collection.
     """
     with _read_errors(str(source)):
         return json.loads(_read(f"{source}/{COLLECTION_NAME}"))
@@ -64,29 +64,29 @@ def load_prepared(source: str, labels: str) -> Dataset:
     """The songs of a prepared collection, as `deam.load_songs` would return them; log-mels are not read yet.
 
     Args:
-        source: a folder, the id of a data set on the Hub (`you/name` or `you/name@revision`; its small files are
+        source: a folder, the id of a dataset on the Hub (`you/name` or `you/name@revision`; its small files are
             cached, so that a later call needs no network), or a URL that fsspec knows.
-        labels: their treatment: "repaired", "distributed" or "dynamic".
+        labels: how they were treated: "repaired", "distributed" or "dynamic".
 
     Raises:
-        UsageError: when there is no prepared collection, or none with such labels.
+        UsageError: if there is no prepared collection, or none with such labels.
     """
     labels_at, log_mels_at = _locate(source)
     about = read_about(labels_at)
     with _read_errors(source):
         if labels not in about["descriptions"]:
-            raise UsageError(f"'{source}' holds no labels '{labels}', but {', '.join(about['descriptions'])}.")
+            raise UsageError(f"'{source}' has no labels '{labels}', only {', '.join(about['descriptions'])}.")
         with fsspec.open(f"{labels_at}/{LABELS}/{labels}{SUFFIX}") as file:
             columns = pq.read_table(file).to_pydict()
         files = columns.pop("file")
         if strange := [file for file in files if not PLACE.fullmatch(file)]:
-            raise UsageError(f"'{source}': a log-mel cannot lie at '{strange[0]}', only in {LOG_MELS}/*{SUFFIX}.")
+            raise UsageError(f"'{source}': a log-mel cannot be at '{strange[0]}', only in {LOG_MELS}/*{SUFFIX}.")
         columns["audio"] = [f"{log_mels_at}/{file}" for file in files]
         return songs_dataset(columns, about["descriptions"][labels])
 
 
 def is_prepared(path: str) -> bool:
-    """Whether an audio path is a row of a prepared collection."""
+    """Whether an audio path points into a prepared collection."""
     return os.path.dirname(path).endswith(SUFFIX)
 
 
@@ -94,23 +94,23 @@ def read_prepared(path: str, song_id: int, front_end: dict) -> dict:
     """A song's `log_mel`, (frames, mels) float16 as bytes, and `frames`; only its part of the Parquet file is read.
 
     Args:
-        path: of the song, as `load_prepared` gives it.
-        song_id: its id.
-        front_end: what the log-mel must have been made with.
+        path: the song's, from `load_prepared`.
+        song_id: the song's.
+        front_end: the settings that the log-mel must have been made with.
 
     Raises:
-        UsageError: when it was made otherwise, or cannot be read.
+        UsageError: if it was made with others, or cannot be read.
     """
     shard = os.path.dirname(path)
     source = shard.rsplit("/", 2)[0]
     with _read_errors(source):
-        _refuse_another(source, front_end)
+        _refuse_other_front_end(source, front_end)
         file, groups = _open(shard, os.getpid())
         return file.read_row_group(groups[song_id], columns=["log_mel", "frames"]).to_pylist()[0]
 
 
 def shard_identity(path: str) -> list:
-    """What changes when a song's Parquet file does: its address alone where that names a commit, else its state."""
+    """What changes whenever a song's Parquet file does: its address if that names a commit, else its state as well."""
     shard = os.path.dirname(path)
     if "@" in shard and shard.startswith("hf://"):
         return [shard]
@@ -126,7 +126,7 @@ def _state(shard: str) -> str:
 
 @lru_cache(maxsize=4)
 def _open(shard: str, process: int) -> tuple[pq.ParquetFile, dict[int, int]]:
-    """An open Parquet file, of this process alone, and the row group of every song in it, by its footer."""
+    """A Parquet file opened by this process, and the row group of each song in it, found in its footer."""
     file = pq.ParquetFile(fsspec.open(shard).open())
     column = file.schema_arrow.get_field_index("song_id")
     groups = range(file.num_row_groups)
@@ -136,20 +136,20 @@ def _open(shard: str, process: int) -> tuple[pq.ParquetFile, dict[int, int]]:
 _read_about = lru_cache(maxsize=4)(read_about)
 
 
-def _refuse_another(source: str, front_end: dict) -> None:
+def _refuse_other_front_end(source: str, front_end: dict) -> None:
     theirs = _read_about(source)["front_end"]
     others = [
         f"{name} {theirs.get(name)}, not {value}" for name, value in front_end.items() if theirs.get(name) != value
     ]
     if others:
         raise UsageError(
-            f"the log-mels in '{source}' were made with {', '.join(others)}: set the section 'audio' as they need, or "
-            "prepare the collection anew."
+            f"the log-mels in '{source}' were made with {', '.join(others)}: change the section 'audio' to match, or "
+            "prepare the collection again."
         )
 
 
 def _locate(source: str) -> tuple[str, str]:
-    """Where the labels lie, and where the log-mels."""
+    """The folders or URLs of the labels and of the log-mels."""
     if "://" in source:
         return (source.rstrip("/"),) * 2
     if Path(os.path.expanduser(source)).is_dir():
@@ -172,14 +172,14 @@ def _read(url: str) -> str:
 
 def _read_errors(source: str) -> AbstractContextManager[None]:
     return _errors(
-        f"cannot read a prepared collection from '{source}', which must be a folder of recipes/prepare.py, a data set "
-        "on the Hub (you/name) or a URL"
+        f"cannot read a prepared collection from '{source}', which must be a folder written by recipes/prepare.py, a "
+        "dataset on the Hub (you/name) or a URL"
     )
 
 
 @contextmanager
 def _errors(what: str) -> Iterator[None]:
-    """Errors of files, of the Hub, of fsspec and of pyarrow as one sentence."""
+    """Turn errors of files, the Hub, fsspec and pyarrow into one sentence."""
     try:
         yield
     except UsageError:

@@ -1,16 +1,15 @@
-"""Audio to a prepared collection, shard by shard: processes and machines write side by side into one place.
+"""Writing a prepared collection from audio, shard by shard: several processes and machines can write to one place.
 
-A shard is a Parquet file of consecutive songs. Whoever makes it decodes these songs and no others, and it stands there
-whole or not at all. Its footer says what it was made from: a shard made from the same is kept, so that a killed run
-goes on, and the bytes are the same whoever wrote them. What is small comes last, from whoever sees all shards there.
+A shard is a Parquet file of consecutive songs. Its writer decodes these songs and no others, and it appears whole or
+not at all. Its footer says what it was made from: a shard made from the same input is kept, so that a killed run can
+resume, and its bytes are the same whoever wrote it. The small files come last, from whoever finds all shards complete.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,9 +23,11 @@ from datasets import Dataset, Features, Value
 from fsspec.implementations.local import LocalFileSystem
 from tqdm.auto import tqdm
 
-from ..faults import SAME_COMMAND, WorkerKilled, writing
-from .features import BadFile, LogMel, follow_parent, report_bad_files
+from ..errors import SAME_COMMAND
+from ..faults import writing
+from .features import BadFile, LogMel, follow_parent, report_bad_files, storing_pool
 from .prepared import COLLECTION_NAME, LABELS, LOG_MELS, PART, SUFFIX
+from .songs import collections_of
 
 SHARD_SONGS = 256
 SCHEMA = Features({"song_id": Value("int64"), "log_mel": Value("binary"), "frames": Value("int32")}).arrow_schema
@@ -34,17 +35,17 @@ MADE_FROM, LEFT_OUT = b"emotion_ft.made_from", b"emotion_ft.left_out"  # in a sh
 
 
 class Shard(NamedTuple):
-    """A Parquet file by its name in the collection, and its songs' `song_id` and `path`, the ids ascending."""
+    """A Parquet file: its name in the collection, and the `song_id` and `path` of its songs, by ascending id."""
 
     name: str
     rows: list[dict]
 
 
 def plan_shards(tables: dict[str, Dataset]) -> list[Shard]:
-    """All songs of a collection by shard; the same on every machine that sees the same songs.
+    """All songs of a collection, divided into shards; the same on every machine that sees the same songs.
 
     Args:
-        tables: the songs by treatment of their labels, columns `songs.FEATURES`.
+        tables: the songs under each treatment of their labels, with the columns `songs.FEATURES`.
     """
     paths = {
         song_id: audio["path"]
@@ -60,17 +61,17 @@ def plan_shards(tables: dict[str, Dataset]) -> list[Shard]:
 
 
 def store_shards(output: str | Path, shards: list[Shard], log_mel: LogMel, num_proc: int = 1) -> None:
-    """Make those of the shards that are not there yet.
+    """Write the shards that are not there yet.
 
     Args:
         output: a folder, or a URL that fsspec can write to.
-        shards: of `plan_shards`, those that nobody else makes at the same time.
-        log_mel: what makes a song's log-mel.
+        shards: the shards of `plan_shards` to write here; nobody else may be writing them at the same time.
+        log_mel: computes a song's log-mel.
         num_proc: processes that decode and compute, on one core each.
 
     Raises:
-        DiskError: when the output cannot be written to.
-        WorkerKilled: when one of the processes was.
+        DiskError: if the output cannot be written to.
+        WorkerKilled: if one of the processes was.
     """
     system, root = fsspec.url_to_fs(str(output))
     todo = [shard for shard in shards if not _made(_footer(system, f"{root}/{shard.name}"), shard, log_mel)]
@@ -78,22 +79,14 @@ def store_shards(output: str | Path, shards: list[Shard], log_mel: LogMel, num_p
     with (
         writing(root, "output", SAME_COMMAND),
         tqdm(total=songs, desc="Storing log-mels", unit="song", disable=not todo) as bar,
-        ProcessPoolExecutor(num_proc, initializer=_begin_worker) as pool,
+        storing_pool(num_proc, _begin_worker) as pool,
     ):
         system.makedirs(f"{root}/{LOG_MELS}", exist_ok=True)
         if todo:
             _remove(system, f"{root}/{COLLECTION_NAME}")
-        try:
-            for shard in todo:
-                with _whole(system, f"{root}/{shard.name}") as place:
-                    _write(place, shard, pool.map(log_mel, shard.rows, chunksize=4), log_mel, bar)
-        except BrokenProcessPool as error:
-            raise WorkerKilled(
-                "a process that stores log-mels was killed. When it was for want of memory, lower num_proc "
-                f"({num_proc}); {SAME_COMMAND}."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)  # of what has not been begun
+        for shard in todo:
+            with _whole(system, f"{root}/{shard.name}") as place:
+                _write(place, shard, pool.map(log_mel, shard.rows, chunksize=4), log_mel, bar)
 
 
 def finish_prepared(
@@ -104,31 +97,26 @@ def finish_prepared(
     write_card: Callable[[Path], object] | None = None,
     max_bad_fraction: float = 0.05,
 ) -> list[str]:
-    """Write labels, card and, at the very end, `collection.json`, if all shards are there.
+    """If all shards are there, write the labels, the card and, last of all, `collection.json`.
 
     Args:
         output, log_mel: as for `store_shards`.
-        tables, shards: as for `plan_shards`, and what it returns.
-        write_card: writes a card into a folder that holds everything but the log-mels.
-        max_bad_fraction: share of songs without a log-mel, in [0, 1], above which to stop.
+        tables, shards: the argument of `plan_shards`, and what it returns.
+        write_card: writes a card into a folder that contains everything but the log-mels.
+        max_bad_fraction: the share of songs without a log-mel, in [0, 1], above which to stop.
 
     Returns:
-        The names of shards that are still to come; while there are any, nothing is written.
+        The names of the shards that are still missing; if there are any, nothing is written.
 
     Raises:
-        TooManyBadFiles: naming the first bad files and their reasons.
-        DiskError: when the output cannot be written to.
+        TooManyBadFiles: with the first bad files and their reasons.
+        DiskError: if the output cannot be written to.
     """
     system, root = fsspec.url_to_fs(str(output))
-    missing = sorted({shard.name for shard in shards} - _names(system, root, LOG_MELS))
+    footers, missing = _footers(system, root, shards, log_mel)
     if missing:
         return missing
-    with ThreadPoolExecutor(16) as pool:  # they wait for the network
-        footers = list(pool.map(lambda shard: _footer(system, f"{root}/{shard.name}"), shards))
     pairs = list(zip(shards, footers, strict=True))
-    if missing := [shard.name for shard, footer in pairs if not _made(footer, shard, log_mel)]:
-        return missing
-
     bad = [file for shard, footer in pairs for file in _bad_files(shard, footer)]
     report_bad_files(bad, sum(len(shard.rows) for shard in shards), max_bad_fraction)
     frames, place = _frames(pairs)
@@ -141,6 +129,7 @@ def finish_prepared(
             "songs": len(place),
             "left_out": len(bad),
             "seconds": round(frames * log_mel.front_end["hop_length"] / log_mel.front_end["sampling_rate"]),
+            "collections": collections_of(next(iter(tables.values()))),
             "descriptions": {treatment: songs.info.description for treatment, songs in tables.items()},
             "front_end": log_mel.front_end,
         }
@@ -158,8 +147,8 @@ def _begin_worker() -> None:
 
 
 def _write(place: str, shard: Shard, log_mels: Iterable[dict], log_mel: LogMel, bar: tqdm) -> None:
-    """A row group a song, as they come."""
-    left_out = {}
+    """Write one row group per song, as their log-mels arrive."""
+    left_out: dict[int, str] = {}
     with pq.ParquetWriter(place, SCHEMA, use_content_defined_chunking=True, write_page_index=True) as writer:
         for row, made in zip(shard.rows, log_mels, strict=True):
             if made["error"]:
@@ -172,7 +161,7 @@ def _write(place: str, shard: Shard, log_mels: Iterable[dict], log_mel: LogMel, 
 
 
 def _made_from(shard: Shard, log_mel: LogMel) -> str:
-    """A digest of the front end and of the files' names and sizes; on their times, machines may disagree."""
+    """A digest of the front end and the files' names and sizes, but not their times, which differ between machines."""
     files = [[row["song_id"], os.path.basename(row["path"]), _size(row["path"])] for row in shard.rows]
     return hashlib.sha256(json.dumps([log_mel.front_end, log_mel.min_seconds, files]).encode()).hexdigest()
 
@@ -180,10 +169,23 @@ def _made_from(shard: Shard, log_mel: LogMel) -> str:
 def _size(path: str) -> int | None:
     with suppress(OSError):
         return os.path.getsize(path)
+    return None
+
+
+def _footers(
+    system: fsspec.AbstractFileSystem, root: str, shards: list[Shard], log_mel: LogMel
+) -> tuple[list[pq.FileMetaData], list[str]]:
+    """The shards' footers, and the names of the shards that are missing or were made from something else."""
+    if missing := sorted({shard.name for shard in shards} - _names(system, root, LOG_MELS)):
+        return [], missing
+    with ThreadPoolExecutor(16) as pool:  # they wait for the network
+        footers = list(pool.map(lambda shard: _footer(system, f"{root}/{shard.name}"), shards))
+    pairs = zip(shards, footers, strict=True)
+    return footers, [shard.name for shard, footer in pairs if not _made(footer, shard, log_mel)]
 
 
 def _footer(system: fsspec.AbstractFileSystem, path: str) -> pq.FileMetaData | None:
-    """What stands at the end of a Parquet file; None when it is not there or not whole."""
+    """The metadata at the end of a Parquet file; None if it is missing or incomplete."""
     try:
         with system.open(path) as file:
             return pq.read_metadata(file)
@@ -204,7 +206,7 @@ def _bad_files(shard: Shard, footer: pq.FileMetaData) -> Iterator[BadFile]:
 
 
 def _frames(pairs: list[tuple[Shard, pq.FileMetaData]]) -> tuple[int, dict[int, str]]:
-    """All frames together, and where each song lies, as `log_mels/00000.parquet/2.mp3`; from the footers alone."""
+    """The number of all frames, and each song's place, as `log_mels/00000.parquet/2.mp3`; from the footers alone."""
     frames, place = 0, {}
     song_column, frames_column = SCHEMA.get_field_index("song_id"), SCHEMA.get_field_index("frames")
     for shard, footer in pairs:
@@ -224,7 +226,7 @@ def _write_labels(path: Path, songs: Dataset, place: dict[int, str]) -> None:
 
 
 def _publish(folder: Path, system: fsspec.AbstractFileSystem, root: str, shards: set[str]) -> None:
-    """The small files to their place, `collection.json` last; what an earlier collection left there goes."""
+    """Copy the small files to their place, `collection.json` last; remove what an earlier collection left there."""
     _remove(system, f"{root}/{COLLECTION_NAME}")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     for name in sorted(names - {COLLECTION_NAME}):
@@ -251,13 +253,13 @@ def _names(system: fsspec.AbstractFileSystem, root: str, folder: str) -> set[str
 
 
 def _remove(system: fsspec.AbstractFileSystem, path: str) -> None:
-    with suppress(FileNotFoundError):  # somebody else may have been quicker
+    with suppress(FileNotFoundError):  # another process may have been quicker
         system.rm(path, recursive=True)
 
 
 @contextmanager
 def _whole(system: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
-    """A place on this machine to write to, from which the file gets to `path` in one go."""
+    """A path on this machine to write to; the file is then moved to `path` in one step."""
     local = isinstance(system, LocalFileSystem)
     with TemporaryDirectory(prefix=PART, dir=os.path.dirname(path) if local else None) as folder:
         place = os.path.join(folder, os.path.basename(path))

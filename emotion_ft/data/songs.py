@@ -2,8 +2,10 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,7 @@ FEATURES = Features(
         "curve_start": Value("float32"),
         "curve_valence": List(Value("float32")),
         "curve_arousal": List(Value("float32")),
+        "rendered": Value("bool"),
         "synthetic": Value("bool"),
     }
 )
@@ -47,6 +50,7 @@ FEATURES = Features(
 - `other_valence`, `other_arousal`: the labels under the other treatment, `OTHER[labels]`, where that differs
 - `artist`
 - `curve_valence`, `curve_arousal`: in [-1, 1], every 0.5 s from `curve_start` seconds
+- `rendered`: whether the audio was rendered from the labels
 - `synthetic`: False; what a generator made is marked True
 """
 
@@ -55,7 +59,7 @@ OTHER = {"repaired": "distributed", "distributed": "repaired", "dynamic": "repai
 
 
 def songs_dataset(columns: dict[str, Sequence], description: str) -> Dataset:
-    """Columns of `FEATURES` -> a dataset in memory. Others are None, `synthetic` False.
+    """Columns of `FEATURES` -> a dataset in memory. Others are None, `rendered` and `synthetic` False.
 
     Args:
         columns: with `audio` as a list of paths.
@@ -63,7 +67,7 @@ def songs_dataset(columns: dict[str, Sequence], description: str) -> Dataset:
     """
     rows = len(columns["song_id"])
     given = {**columns, "audio": [{"bytes": None, "path": str(path)} for path in columns["audio"]]}
-    defaults = {**dict.fromkeys(FEATURES, [None] * rows), "synthetic": [False] * rows}
+    defaults = {**dict.fromkeys(FEATURES, [None] * rows), "rendered": [False] * rows, "synthetic": [False] * rows}
     # Dataset.from_dict would encode the paths, and for that import torchcodec.
     table = pa.Table.from_pydict({**defaults, **given}, schema=FEATURES.arrow_schema)
     return Dataset(table, info=DatasetInfo(description=description, features=FEATURES))
@@ -83,6 +87,18 @@ def join(collections: Sequence[Dataset]) -> Dataset:
     joint = concatenate_datasets(list(collections))
     joint.info.description = " + ".join(songs.info.description for songs in collections)
     return joint
+
+
+def collections_of(*sides: Dataset) -> list[dict[str, Any]]:
+    """The collections that songs come from.
+
+    Returns:
+        One entry per collection: its name `source`, the treatment of its `labels`, the number of `songs`, and whether
+        they were `rendered`.
+    """
+    names = ("source", "labels", "rendered")
+    counts = Counter(row for songs in sides for row in zip(*(songs[name] for name in names), strict=True))
+    return [dict(zip(names, row, strict=True)) | {"songs": count} for row, count in counts.items()]
 
 
 def artists_of(songs: Dataset) -> dict[int, str]:

@@ -1,7 +1,7 @@
-"""Who goes into train, validation and test.
+"""Splits into train, validation and test.
 
-There is no single standard split of DEAM, so every result has to name the one behind it. All splits here are by song,
-and the drawn ones keep all songs of an artist on one side: an artist's other songs give away the answer.
+There is no standard split of DEAM, so every result has to say which one it is on. All splits here are by song, and
+those drawn at random keep all songs of an artist on one side: an artist's other songs give away the answer.
 """
 
 import logging
@@ -37,11 +37,11 @@ def random_split(
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
 ) -> Splits:
-    """Draw validation and test at random, all songs of a group (an artist) on one side.
+    """Draw validation and test at random, with all songs of a group (an artist) on one side.
 
-    `groups` names the artist of a song, in any letter case; a song without one is a group of its own. The fractions
-    are of the groups, so the shares of songs vary a little. The same ids, groups and seed give the same split.
-    Raises `SplitError` if one split would be empty.
+    `groups` gives the artist of a song, in any letter case; a song without one is its own group. The fractions are of
+    groups, so the shares of songs vary a little. The same ids, groups and seed give the same split.
+    Raises `SplitError` if one of the splits would be empty.
     """
     if validation_fraction + test_fraction >= 1:
         raise SplitError(
@@ -68,7 +68,7 @@ def full_songs_split(
     if not test:
         raise SplitError(
             f"none of {len(song_ids)} songs is a full song (ids from {FULL_SONGS_FROM}), which the full_songs split "
-            "tests on: get them, or choose another split"
+            "tests on: get those songs, or choose another split"
         )
     tested = {_group(song_id, groups) for song_id in test}
     excerpts = sorted(set(song_ids) - set(test))
@@ -86,9 +86,9 @@ def k_folds(
     seed: int = 42,
     validation_fraction: float = 0.15,
 ) -> list[Splits]:
-    """k-fold cross-validation: every song is a test song of one fold, all songs of a group (an artist) of the same.
+    """k-fold cross-validation: every song is tested in exactly one fold, all songs of a group (an artist) in the same.
 
-    The groups are dealt to the folds at random (scikit-learn's GroupKFold, shuffled), and validation is drawn from the
+    The groups are assigned to folds at random (scikit-learn's GroupKFold, shuffled), and validation is drawn from the
     other folds' songs as in `random_split`, `validation_fraction` of all groups.
     Raises `SplitError` for fewer than two folds, or fewer groups than folds.
     """
@@ -113,12 +113,13 @@ def k_folds(
     return result
 
 
-def read_split(folder: str | os.PathLike) -> Splits:
-    """The id lists `train.txt`, `validation.txt` and `test.txt` of a folder, one song id a line.
+def read_split(folder: str | os.PathLike[str]) -> Splits:
+    """The id lists `train.txt`, `validation.txt` and `test.txt` in a folder, one song id per line.
 
     Raises `SplitError` for a missing file, a line that is not an id, and an id that is listed twice.
     """
-    splits, places = {}, {}
+    splits: Splits = {}
+    places: dict[int, str] = {}
     for name in SPLIT_NAMES:
         path = Path(folder, f"{name}.txt")
         if not path.is_file():
@@ -139,40 +140,38 @@ def read_split(folder: str | os.PathLike) -> Splits:
     return splits
 
 
-def write_split(splits: Splits, folder: str | os.PathLike) -> None:
-    """Write the id lists that `read_split` reads, creating the folder."""
+def write_split(splits: Splits, folder: str | os.PathLike[str]) -> None:
+    """Write the id lists that `read_split` reads; the folder is created."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in SPLIT_NAMES:
         text = "".join(f"{song_id}\n" for song_id in sorted(splits[name]))
         Path(folder, f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-def id_list_split(folder: str | os.PathLike, song_ids: Iterable[int]) -> Splits:
-    """The split listed in `folder` (see `read_split`), as far as the collection holds its songs.
+def id_list_split(folder: str | os.PathLike[str], song_ids: Iterable[int]) -> Splits:
+    """The split listed in `folder` (see `read_split`), without the songs that the collection does not have.
 
-    Songs listed but absent are reported in a warning; songs that no list names are left out.
-    Raises `SplitError` if a split ends up empty.
+    Listed songs that are absent are reported in a warning; songs on none of the lists are left out.
+    Raises `SplitError` if one of the splits would be empty.
     """
-    listed, there = read_split(folder), set(song_ids)
-    splits = {name: [song_id for song_id in listed[name] if song_id in there] for name in SPLIT_NAMES}
-    wanted = set().union(*listed.values())
-    if absent := sorted(wanted - there):
+    listed, present = read_split(folder), set(song_ids)
+    splits = {name: [song_id for song_id in listed[name] if song_id in present] for name in SPLIT_NAMES}
+    wanted: set[int] = set().union(*listed.values())
+    if absent := sorted(wanted - present):
         logger.warning("%d songs listed in %s are not in the collection: %s", len(absent), folder, first_ids(absent))
-    if unlisted := sorted(there - wanted):
-        logger.info(
-            "%d songs are in none of the lists in %s and left out: %s", *(len(unlisted), folder, first_ids(unlisted))
-        )
+    if unlisted := sorted(present - wanted):
+        logger.info("left out %d songs on none of the lists in %s: %s", len(unlisted), folder, first_ids(unlisted))
     for name in SPLIT_NAMES:
         if not splits[name]:
             raise SplitError(
                 f"{name} is empty: none of the {len(listed[name])} songs in {Path(folder, name)}.txt "
-                f"is among the collection's {len(there)}"
+                f"is among the collection's {len(present)}"
             )
     return splits
 
 
 def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
-    """The validation and test songs whose artist, named by `groups`, also has songs in train: leaks to report."""
+    """The validation and test songs whose artist, according to `groups`, also has songs in train: leaks to report."""
     trained = {_group(song_id, groups) for song_id in splits["train"]}
     held_out = sorted(splits["validation"] + splits["test"])
     return [song_id for song_id in held_out if _group(song_id, groups) in trained]
@@ -181,7 +180,7 @@ def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
 def split_off(
     song_ids: Iterable[int], groups: Mapping[int, str] | None, seed: int, fraction: float, option: str
 ) -> tuple[list[int], list[int]]:
-    """(rest, drawn), both sorted: `fraction` of the groups are drawn at random, at least one.
+    """(rest, drawn), both sorted: `fraction` of the groups is drawn at random, at least one group.
 
     Raises `SplitError`, naming `option`, if one side would be empty.
     """
@@ -191,7 +190,7 @@ def split_off(
     count = max(1, round(fraction * artists))
     if not 0 < fraction < 1 or count >= artists:
         raise SplitError(
-            f"{option} draws {fraction:.2g} of {artists} artists ({len(song_ids)} songs), but both sides need at "
+            f"{option} draws {fraction:.2g} of {artists} artists ({len(song_ids)} songs), but each side needs at "
             "least one: there are fewer artists than splits, or the fraction has to change"
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=count, random_state=seed)
@@ -200,7 +199,7 @@ def split_off(
 
 
 def artist_key(artist: str) -> str:
-    """An artist's name, however it is spaced and capitalised."""
+    """An artist's name, the same however it is spaced and capitalised."""
     return " ".join(artist.split()).casefold()
 
 

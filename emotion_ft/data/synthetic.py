@@ -1,12 +1,12 @@
-"""Windows that a generator makes, among the training songs and nowhere else.
+"""Synthetic windows: made by a generator, among the training songs and nowhere else.
 
-A row marked `synthetic` holds nothing but its number. What stands in for it is drawn anew in every epoch, keyed as
-crops are: an emotion as the training songs have them, and a latent. A generator rounds differently in batches of other
-sizes and with other numbers of threads, so windows are the same to the last bit only where these are.
+A row marked `synthetic` contains only its number. Its window is drawn again in every epoch, with random numbers keyed
+as those of crops are: an emotion distributed as the training songs' are, and a latent. A generator rounds differently
+with another batch size or number of threads, so windows are the same to the last bit only if these are the same.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,53 +20,53 @@ from .front_end import FrontEnd
 from .scale import to_unit
 
 JITTER = 0.05  # on [-1, 1]: 0.2 on the 1-9 scale, below the standard error of DEAM's means of ten raters
-TRIES = 8  # latents drawn for one emotion until a model confirms it
-KEY = 2**32  # where the random numbers of synthetic windows start, after those of real songs' windows
+TRIES = 8  # latents drawn per emotion until a model confirms one
+KEY = 2**32  # the first key of synthetic windows' random numbers, beyond those of real songs' windows
 
 
 class SyntheticDataError(UsageError):
-    """Synthetic examples where only real ones belong, or a share of them that cannot be made."""
+    """Synthetic examples where only real ones belong, or an impossible share of them."""
 
 
 class Generator(Protocol):
-    """What makes windows: a `MelGenerator`, called with latents and emotions."""
+    """What makes windows, such as a `MelGenerator`: called with latents, `config.latent_size` long, and emotions."""
 
-    config: object
+    config: Any
 
     def __call__(self, latent: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor: ...
 
 
 Confirm = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(windows, asked emotions) -> how far off what is heard is, at most 1 where it is confirmed, (windows,)."""
+"""(windows, requested emotions) -> how far off each predicted emotion is, at most 1 if confirmed, (windows,)."""
 
 
 def draw_emotions(labels: np.ndarray, rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 2) emotions in [-1, 1]: those of songs drawn from `labels` (songs, 2), a little displaced."""
+    """(count, 2) emotions in [-1, 1]: those of songs drawn from `labels` (songs, 2), slightly displaced."""
     chosen = labels[rng.integers(len(labels), size=count)]
     return np.clip(chosen + JITTER * rng.standard_normal(chosen.shape), -1, 1).astype(np.float32)
 
 
 def refuse_synthetic(songs: Dataset) -> None:
-    """Raise a `SyntheticDataError` if a row is marked `synthetic`: scores are of real songs."""
+    """Raise a `SyntheticDataError` if a row is marked `synthetic`: only real songs are scored."""
     if "synthetic" in (getattr(songs, "column_names", None) or ()):
         count = int(np.sum(songs.with_format(None)["synthetic"][:]))
         if count:
             raise SyntheticDataError(
-                f"expected real songs only, but {count} of {len(songs)} rows are synthetic: they belong into "
-                "training. Evaluate on songs that no generator made."
+                f"expected real songs only, but {count} of {len(songs)} rows are synthetic: they belong in training "
+                "only. Evaluate on real songs."
             )
 
 
 def add_synthetic(songs: Dataset, fraction: float) -> Dataset:
-    """Append rows marked `synthetic`, so that they are `fraction` of all rows.
+    """Append rows marked `synthetic`, until they are `fraction` of all rows.
 
     Args:
         songs: stored training songs.
         fraction: in [0, 1).
 
     Returns:
-        A dataset for `SyntheticTransform`. The ids of the new rows are -1, -2, ...; their labels are NaN, since every
-        epoch draws others.
+        A dataset for `SyntheticTransform`. The new rows have the ids -1, -2, ... and the label NaN, as every epoch
+        draws new labels for them.
     """
     if not 0 <= fraction < 1:
         raise SyntheticDataError(f"the synthetic share must lie in [0, 1), got {fraction:g}.")
@@ -86,13 +86,13 @@ def add_synthetic(songs: Dataset, fraction: float) -> Dataset:
 
 
 class SyntheticTransform(TrainingTransform):
-    """`TrainingTransform` for rows of `add_synthetic`: real ones are cropped, synthetic ones generated.
+    """`TrainingTransform` for the rows of `add_synthetic`: real ones are cropped, synthetic ones generated.
 
     Args:
-        extractor, augmentation, seed: as for `TrainingTransform`; masks fall on synthetic windows too.
+        extractor, augmentation, seed: as for `TrainingTransform`; synthetic windows are masked too.
         generator: makes the windows, on the CPU.
-        labels: (songs, 2), on 1-9, of the training songs.
-        confirm: asks for another latent while what it returns is above 1, up to `TRIES` times; then the best is kept.
+        labels: the training songs', (songs, 2), on 1-9.
+        confirm: other latents are tried while it returns more than 1, up to `TRIES` in all; then the best one is kept.
     """
 
     columns = (*COLUMNS, "synthetic")
@@ -115,11 +115,10 @@ class SyntheticTransform(TrainingTransform):
         marks = rows["synthetic"]
         real = {name: [value for value, mark in zip(rows[name], marks, strict=True) if not mark] for name in COLUMNS}
         numbers = [-song_id for song_id, mark in zip(rows["song_id"], marks, strict=True) if mark]
-        batches = {
-            False: super().__call__(real) if real["song_id"] else {},
-            True: self.make(numbers) if numbers else {},
+        examples: dict[bool, Iterator] = {
+            False: zip(*super().__call__(real).values(), strict=True) if real["song_id"] else iter(()),
+            True: zip(*self.make(numbers).values(), strict=True) if numbers else iter(()),
         }
-        examples = {mark: zip(*batch.values(), strict=True) for mark, batch in batches.items()}
         windows, labels = zip(*(next(examples[mark]) for mark in marks), strict=True)
         return {"input_values": list(windows), "labels": list(labels)}
 

@@ -1,4 +1,4 @@
-"""What a training window is told to be: its song's labels, or the mean of the song's curves over the window."""
+"""Targets of training windows: the song's labels, or the mean of its curves over the window."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from .songs import CURVE_STEP
 class SongTarget:
     """The song's valence and arousal, wherever the window lies: `labels` (2,) in [-1, 1]."""
 
-    columns = ("valence", "arousal")
+    columns: tuple[str, ...] = ("valence", "arousal")
 
     def starts(self, row: Mapping[str, Any], frames: int, extractor: FrontEnd) -> tuple[int, int]:
         """The first and the last frame at which a window may start."""
@@ -30,13 +30,13 @@ class AgreementTarget(SongTarget):
 
     A label is the mean of a few ratings, so its noise variance is proportional to their variance s². With a model
     whose own errors vary as much as the noise does on average, weighted least squares asks for weights proportional to
-    1 / (1 + s² / mean s²) (Aitken 1936). Here they are twice that, 1 for average agreement, in (0, 2).
+    1 / (1 + s² / mean s²) (Aitken 1936). Here they are twice that: 1 for average agreement, in (0, 2].
 
     Args:
-        songs: training songs with `valence_std` and `arousal_std`; songs without have weight 1.
+        songs: training songs with `valence_std` and `arousal_std`; a song without them has weight 1.
 
     Raises:
-        UsageError: when no song has deviations in one of the dimensions.
+        UsageError: if no song has deviations in one of the dimensions.
     """
 
     columns = (*SongTarget.columns, "valence_std", "arousal_std")
@@ -45,12 +45,12 @@ class AgreementTarget(SongTarget):
         deviations = np.array([songs["valence_std"], songs["arousal_std"]], dtype=np.float64)  # None becomes NaN
         if np.isnan(deviations).all(axis=1).any():
             raise UsageError(
-                f"label_weights agreement needs standard deviations of the labels, but none of {len(songs)} training "
-                "songs has them in both dimensions."
+                "label_weights agreement needs standard deviations of valence and of arousal, but one of the two is "
+                f"missing in all {len(songs)} training songs."
             )
         self.mean_variance = np.nanmean(np.square(deviations), axis=1)
 
-    def __call__(self, row, start, extractor):
+    def __call__(self, row: Mapping[str, Any], start: int, extractor: FrontEnd) -> dict[str, np.ndarray]:
         deviations = np.array([row["valence_std"], row["arousal_std"]], dtype=np.float64)
         weights = 2 / (1 + np.square(deviations) / self.mean_variance)
         return {
@@ -60,14 +60,14 @@ class AgreementTarget(SongTarget):
 
 
 class CurveTarget(SongTarget):
-    """The mean of the song's curves over the window, which lies inside the annotated span where that is long enough.
+    """The mean of the song's curves over the window, which lies inside the annotated span if that is long enough.
 
-    A value of a curve belongs to a window when its time does; a window that holds none takes the nearest one.
+    A value counts if its time is inside the window; a window without any takes the value nearest to its middle.
     """
 
     columns = ("curve_start", "curve_valence", "curve_arousal")
 
-    def starts(self, row, frames, extractor):
+    def starts(self, row: Mapping[str, Any], frames: int, extractor: FrontEnd) -> tuple[int, int]:
         rate = extractor.sampling_rate / extractor.hop_length
         last = max(frames - extractor.max_length, 0)
         begin = row["curve_start"] * rate
@@ -77,7 +77,7 @@ class CurveTarget(SongTarget):
         first, final = (int(np.clip(edge, 0, last)) for edge in (np.ceil(begin), np.floor(end)))
         return first, max(first, final)
 
-    def __call__(self, row, start, extractor):
+    def __call__(self, row: Mapping[str, Any], start: int, extractor: FrontEnd) -> dict[str, np.ndarray]:
         rate = extractor.sampling_rate / extractor.hop_length
         times = row["curve_start"] + CURVE_STEP * np.arange(len(row["curve_valence"]))
         inside = (times >= start / rate) & (times < (start + extractor.max_length) / rate)

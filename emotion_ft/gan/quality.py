@@ -1,8 +1,9 @@
-"""How good generated windows are: as real as real ones, with the emotion asked for, and not all alike.
+"""How good synthetic windows are: whether they look real, have the requested emotion, and differ from each other.
 
 Everything is measured on reference songs, a part of the training songs that neither the GAN nor its regressor learns
-from, in the embedding space of a fine-tuned AST that never saw a fake. The AST itself was trained on these songs, so
-its CCC on real windows is higher than on unknown songs, and a harder mark for the generator; the ridge's is not.
+from, in the embedding space of a fine-tuned AST that has never seen a synthetic window. The AST itself was trained on
+these songs, so its CCC on real windows is higher than on unknown songs, and harder for the generator to reach; the
+ridge's is not.
 """
 
 import logging
@@ -15,18 +16,18 @@ from datasets import Dataset
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import PolynomialFeatures
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from ..data.augment import EvaluationTransform
 from ..data.front_end import FrontEnd
 from ..data.scale import to_unit
 from ..data.songs import labels_of
+from ..modeling import ASTForEmotionRegression, MelGenerator
 from ..scoring.baselines import band_statistics, ridge
 from ..scoring.metrics import DIMENSIONS, concordance_correlation
 
 logger = logging.getLogger(__name__)
 
-FEW_SONGS = 12
+FEW_SONGS = 12  # below which the measures are rough
 Quality = dict[str, float]
 
 
@@ -37,7 +38,7 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     Biased upward for small sets, so only sets of the same sizes compare.
 
     Args:
-        x, y: (examples, features), at least two examples each.
+        x, y: (examples, features), at least two examples in each.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
@@ -57,19 +58,19 @@ def spread(x: np.ndarray) -> float:
 
 
 def spread_within(x: np.ndarray, group: int) -> float:
-    """Root of the total variance inside groups of consecutive rows, (groups * group, features)."""
+    """Root of the total variance within groups of `group` consecutive rows of a set (groups * group, features)."""
     grouped = x.reshape(-1, group, x.shape[1])
     return float(np.sqrt(np.var(grouped, axis=1, ddof=1).sum(-1).mean()))
 
 
 def spread_unexplained(x: np.ndarray, emotion: np.ndarray, group: int) -> float:
-    """Root of the total variance of real windows that a quadratic function of their emotion leaves.
+    """Root of the total variance of real windows that a quadratic function of their emotion does not explain.
 
-    Windows of a song are no independent examples, so what the emotion explains is fitted to the songs' means; the
-    variance is that of the residuals between songs plus that inside them.
+    Windows of one song are not independent examples, so the function is fitted to the songs' means; the variance is
+    that of its residuals between songs plus that within songs.
 
     Args:
-        x: (songs * group, features), the windows of a song in consecutive rows.
+        x: (songs * group, features), the windows of one song in consecutive rows.
         emotion: (songs, 2).
     """
     means = x.reshape(-1, group, x.shape[1]).mean(1)
@@ -85,10 +86,10 @@ def nearest_distance(x: np.ndarray, known: np.ndarray) -> float:
     return float(np.median(NearestNeighbors(n_neighbors=1).fit(known).kneighbors(x)[0]))
 
 
-def fidelity(heard: np.ndarray, asked: np.ndarray, suffix: str = "") -> Quality:
-    """CCC between emotions (windows, 2) that a judge hears and those asked for: `valence_ccc`, `arousal_ccc`."""
+def fidelity(predicted: np.ndarray, requested: np.ndarray, suffix: str = "") -> Quality:
+    """CCC between predicted and requested emotions (windows, 2): `valence_ccc`, `arousal_ccc`, each with `suffix`."""
     return {
-        f"{dimension}_ccc{suffix}": concordance_correlation(heard[:, column], asked[:, column])
+        f"{dimension}_ccc{suffix}": concordance_correlation(predicted[:, column], requested[:, column])
         for column, dimension in enumerate(DIMENSIONS)
     }
 
@@ -96,44 +97,46 @@ def fidelity(heard: np.ndarray, asked: np.ndarray, suffix: str = "") -> Quality:
 def shortfall(generated: Quality, real: Quality, untrained: Quality) -> float:
     """What model selection minimises; 0 is perfect.
 
-    The Fréchet distance as a share of an untrained generator's, plus what fidelity lacks to the judge's CCC on real
-    windows (mean of both dimensions), plus what diversity lacks to the real spread (mean of across and within).
+    The Fréchet distance as a share of an untrained generator's, plus how far fidelity falls short of the CCC on real
+    windows (mean of both dimensions), plus how far diversity falls short of the real spread (mean of across and
+    within).
     """
-    lacking = [max(0.0, real[f"{d}_ccc"] - generated[f"{d}_ccc"]) for d in DIMENSIONS]
+    unfaithful = [max(0.0, real[f"{d}_ccc"] - generated[f"{d}_ccc"]) for d in DIMENSIONS]
     alike = [max(0.0, 1 - generated[f"diversity_{kind}"]) for kind in ("across", "within")]
-    return generated["frechet"] / untrained["frechet"] + float(np.mean(lacking)) + float(np.mean(alike))
+    return generated["frechet"] / untrained["frechet"] + float(np.mean(unfaithful)) + float(np.mean(alike))
 
 
 def song_windows(songs: Dataset, extractor: FrontEnd, count: int) -> Iterator[np.ndarray]:
-    """(count, frames, mels) standardised, evenly spaced windows of one stored song after the other."""
+    """For one stored song after the other, its standardised, evenly spaced windows (count, frames, mels)."""
     decode = EvaluationTransform(extractor).decode
     for row in songs.select_columns("log_mel"):
         yield extractor.windows(decode(row["log_mel"]), count)
 
 
 class QualityMeter:
-    """Measures a generator beside real windows.
+    """Compares a generator's windows with real ones.
 
-    Two judges hear the emotion: the fine-tuned AST, whose embeddings also give distances, and a ridge regression on
-    mel statistics, which takes part in no selection. Neither ever sees a fake before, or trains the generator.
+    Two judges predict the emotion: the fine-tuned AST, whose embeddings also give the distances, and a ridge
+    regression on mel statistics, which takes no part in model selection. Neither is trained on synthetic windows, nor
+    is the generator trained with them.
 
     Args:
-        model: a fine-tuned `ASTForEmotionRegression`, on any device.
+        model: fine-tuned, on any device.
         extractor: its front end.
         learnt: stored songs that the GAN learns from.
         reference: stored songs that it does not.
-        num_windows: windows of a song, two or more.
+        num_windows: windows per song, two or more.
         seed: of the latents.
 
     Attributes:
-        real: the same measures of real windows: the floor of the Fréchet distance (as many learnt as reference songs,
-            whose emotions differ as those of two draws do), the judges' CCC on reference windows, and 1 for what is
-            relative to real windows.
+        real: the same measures of real windows: the Fréchet distance between the reference songs and as many learnt
+            ones, whose emotions differ as two draws do, which is the least that can be reached; the judges' CCC on
+            reference windows; and 1 for what is relative to real windows.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: ASTForEmotionRegression,
         extractor: FrontEnd,
         learnt: Dataset,
         reference: Dataset,
@@ -152,9 +155,9 @@ class QualityMeter:
         self.emotion = labels.repeat(num_windows, axis=0)  # (windows, 2) in [-1, 1]
         total = len(learnt) + len(reference)
         with tqdm(total=total, desc="Measuring real windows", unit="song", disable=not progress) as bar:
-            known, _, known_statistics = self._hear(song_windows(learnt, extractor, num_windows), bar)
-            embeddings, heard, statistics = self._hear(song_windows(reference, extractor, num_windows), bar)
-        # On the songs' means: leave-one-out would choose too small a penalty while a song's other windows are in.
+            known, _, known_statistics = self._predict(song_windows(learnt, extractor, num_windows), bar)
+            embeddings, predicted, statistics = self._predict(song_windows(reference, extractor, num_windows), bar)
+        # On the songs' means: with a song's other windows in, leave-one-out would choose too small a penalty.
         self.ridge = ridge().fit(known_statistics.reshape(len(learnt), num_windows, -1).mean(1), learnt_labels)
         self.embeddings, self.known = embeddings, known
         self.unexplained = spread_unexplained(embeddings, labels, num_windows)
@@ -163,7 +166,7 @@ class QualityMeter:
         labels = self.emotion
         self.real = {
             "frechet": frechet_distance(others, embeddings),
-            **fidelity(heard, labels),
+            **fidelity(predicted, labels),
             **fidelity(self.ridge.predict(statistics), labels, "_ridge"),
             "diversity_across": 1.0,
             "diversity_within": 1.0,
@@ -171,33 +174,35 @@ class QualityMeter:
         }
 
     @torch.no_grad()
-    def _hear(self, groups: Iterable[np.ndarray], bar=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Groups of windows -> embeddings (windows, hidden), emotions heard (windows, 2), mel statistics."""
-        embeddings, heard, statistics = [], [], []
+    def _predict(
+        self, groups: Iterable[np.ndarray], bar: tqdm | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Groups of windows -> embeddings (windows, hidden), emotions (windows, 2), mel statistics (windows, ...)."""
+        embeddings, predicted, statistics = [], [], []
         for windows in groups:
             values = torch.as_tensor(windows, dtype=self.model.dtype, device=self.model.device)
             pooled = self.model.backbone(values).pooler_output
             embeddings.append(pooled.double().cpu().numpy())
-            heard.append(self.model.head(pooled).double().cpu().numpy())
+            predicted.append(self.model.head(pooled).double().cpu().numpy())
             statistics += [band_statistics(window) for window in windows]
             if bar is not None:
                 bar.update()
-        return np.concatenate(embeddings), np.concatenate(heard), np.stack(statistics)
+        return np.concatenate(embeddings), np.concatenate(predicted), np.stack(statistics)
 
-    def measure(self, generator: PreTrainedModel) -> Quality:
-        """Measure windows that `generator` makes for the emotions of the reference songs.
+    def measure(self, generator: MelGenerator) -> Quality:
+        """Measure the windows that `generator` makes for the emotions of the reference songs.
 
         Returns:
             `frechet` to the reference windows; `valence_ccc`, `arousal_ccc` of the AST, `valence_ccc_ridge`,
             `arousal_ccc_ridge` of the ridge; `diversity_across` all emotions and `diversity_within` one, as shares of
-            the real spread; `nearest`, how far the nearest learnt window is, as a share of the same for real ones:
-            near 0 where windows are copied.
+            the real spread; `nearest`, the distance to the nearest learnt window, as a share of that of real
+            windows: near 0 for copies.
         """
         windows = generator.generate(self.emotion, seed=self.seed).cpu().numpy()
-        embeddings, heard, statistics = self._hear(np.split(windows, len(windows) // self.num_windows))
+        embeddings, predicted, statistics = self._predict(np.split(windows, len(windows) // self.num_windows))
         return {
             "frechet": frechet_distance(embeddings, self.embeddings),
-            **fidelity(heard, self.emotion),
+            **fidelity(predicted, self.emotion),
             **fidelity(self.ridge.predict(statistics), self.emotion, "_ridge"),
             "diversity_across": spread(embeddings) / spread(self.embeddings),
             "diversity_within": spread_within(embeddings, self.num_windows) / self.unexplained,
@@ -205,8 +210,8 @@ class QualityMeter:
         }
 
 
-def measure_speed(generator: PreTrainedModel, windows: int = 256) -> float:
-    """Windows a second that `generate` makes on the generator's device, the best of three times."""
+def measure_speed(generator: MelGenerator, windows: int = 256) -> float:
+    """Windows per second that `generate` makes on the generator's device, the best of three runs."""
     seconds = []
     for _ in range(3):
         begin = time.perf_counter()

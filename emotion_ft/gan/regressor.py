@@ -1,4 +1,4 @@
-"""The small regressor whose frozen ear teaches a generator its emotions."""
+"""The small frozen regressor whose predictions teach a generator its emotions."""
 
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def fit_regressor(
     """Train `regressor` on random crops of stored songs, with SpecAugment, by squared error.
 
     Args:
-        songs: real ones, and no others than the generator may learn from.
-        steps: batches, of `batch_size` songs each, with a learning rate that rises and falls once (Smith 2018).
+        songs: real ones, all of which the generator may learn from.
+        steps: updates, each on `batch_size` songs; the learning rate rises and falls once (Smith 2018).
         seed: of crops, masks, order and dropout; the same seed gives the same weights.
 
     Returns:
@@ -68,16 +68,19 @@ def fit_regressor(
 
 
 def window_bands(songs: Dataset, extractor: FrontEnd) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (mels,) of every band over one random standardised window of each stored song."""
+    """Mean and standard deviation (mels,) of every band over one random standardised window of each stored song."""
     windows = with_transform(songs, TrainingTransform(extractor, None, seed=0))
     values = torch.stack([windows[i]["input_values"] for i in range(len(windows))])
     return values.mean((0, 1)), values.std((0, 1)).clamp_min(1e-4)
 
 
 def prepare_regressor(config: Config, songs: Dataset, extractor: FrontEnd, resumed: bool) -> MelRegressor:
-    """The regressor of `gan_output_dir`, of the gan section's sizes: trained on `songs` and saved, or else loaded.
+    """The regressor in `gan_output_dir`, of the gan section's sizes: trained on `songs`, or loaded if `resumed`.
 
-    Its mean and deviation of every band are those of `songs`; generator and discriminator take them over.
+    Its mean and deviation of every band are those of `songs`; generator and discriminator use them too.
+
+    Raises:
+        UsageError: when windows of the audio section's size do not suit the networks.
     """
     gan, folder = config.gan, Path(config.gan.gan_output_dir) / run_folder.REGRESSOR
     with PartialState().main_process_first():
@@ -108,12 +111,12 @@ def prepare_regressor(config: Config, songs: Dataset, extractor: FrontEnd, resum
 
 
 @torch.no_grad()
-def hear(
+def regressor_predictions(
     regressor: MelRegressor, songs: Dataset, extractor: FrontEnd, num_windows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the regressor hears in real windows, and their songs' labels: (windows, 2) each, in [-1, 1]."""
-    heard = [
+    """What the regressor predicts for real windows, and their songs' labels: (windows, 2) each, in [-1, 1]."""
+    predicted = [
         regressor(torch.from_numpy(windows).to(regressor.device)).cpu().numpy()
         for windows in song_windows(songs, extractor, num_windows)
     ]
-    return np.concatenate(heard), to_unit(labels_of(songs)).repeat(num_windows, axis=0)
+    return np.concatenate(predicted), to_unit(labels_of(songs)).repeat(num_windows, axis=0)

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from ..inference.loading import load_model
 from ..modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from ..training import inputs
+from ..training.checkpoints import last_checkpoint
 from ..training.provenance import check_front_end, check_labels
 
 logger = logging.getLogger(__name__)
@@ -35,24 +36,24 @@ def load_train_songs(
     for name in (run_folder.CONFIG, run_folder.SPLITS, run_folder.RESULTS):
         if not (Path(run) / name).exists():
             raise UsageError(
-                f"'{run}' is no finished fine-tuning run, {name} is missing: a GAN learns from the train split that "
-                "is saved with one, and is measured by its model. Run recipes/finetune.py with this configuration "
-                "first, or name a run with --finetuned."
+                f"'{run}' is not a finished fine-tuning run, {name} is missing: a GAN learns from the train split of "
+                "such a run, and is measured by its model. Run `emotion-ft finetune` with this configuration first, "
+                "or name a run with --finetuned."
             )
     model, theirs = load_model(run)
     check_front_end(extractor, theirs, str(run))
     trained = check_labels(config, run)
     if trained.synthetic.gan:
         raise UsageError(
-            f"'{run}' was fine-tuned with the windows of {trained.synthetic.gan}: what measures a GAN must never have "
-            "seen a fake. Name a run without --gan."
+            f"'{run}' was fine-tuned with the windows of {trained.synthetic.gan}: the model that measures a GAN must "
+            "not have seen synthetic windows. Name a run without --gan."
         )
     songs = inputs.load_side(config.data, Path(run) / run_folder.SPLITS, "train")
     songs, _ = inputs.store_features(songs, extractor, config.data)
     return songs["train"], model
 
 
-# What a resumed GAN may not change, beside its whole front end: its weights would be of two trainings.
+# What a resumed GAN may not change, besides the sections below: its weights would come from two trainings.
 RESUMED = {
     "data": ["labels"],
     "training": ["seed", "precision", "gradient_accumulation_steps", "max_grad_norm", "weight_decay"],
@@ -60,12 +61,12 @@ RESUMED = {
 
 
 def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> None:
-    """Raise a `UsageError` unless a GAN goes on from its last checkpoint, with the songs and settings of its start."""
+    """Raise a `UsageError` unless a GAN resumes from its last checkpoint, with the songs and settings of its start."""
     folder = Path(config.gan.gan_output_dir)
-    last = inputs.last_checkpoint(folder, run_folder.GAN_STATE)
+    last = last_checkpoint(folder, run_folder.GAN_STATE)
     if last is None or Path(checkpoint).resolve() != last.resolve():
         raise UsageError(
-            f"a GAN goes on from the last checkpoint in its gan_output_dir, {last}, not from {checkpoint}."
+            f"a GAN resumes from the last checkpoint in its gan_output_dir, {last}, not from {checkpoint}."
         )
     theirs = parse_config([str(folder / run_folder.CONFIG)])
     sections = {name: [f.name for f in fields(getattr(config, name))] for name in ("audio", "spec_augment", "gan")}
@@ -77,16 +78,16 @@ def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> N
         if getattr(getattr(config, section), key) != getattr(getattr(theirs, section), key)
     ]
     if read_split(Path(run) / run_folder.SPLITS) != read_split(folder / run_folder.SPLITS):
-        changes.append(f"the id lists in '{run}' are others")
+        changes.append(f"the id lists in '{run}' have changed")
     if changes:
         raise UsageError(
             f"'{folder}' cannot be resumed: {'; '.join(changes)}. Resume with the settings in "
-            f"{folder / run_folder.CONFIG}, or start anew with --overwrite_output_dir."
+            f"{folder / run_folder.CONFIG}, or start again with --overwrite_output_dir."
         )
 
 
 def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(learnt, reference): songs to learn from, and a share of them, artists kept apart, that only measures."""
+    """(learnt, reference): the songs to learn from, and a share, by other artists, that only measures."""
     artists = {i: artist for i, artist in zip(songs["song_id"], songs["artist"], strict=True) if artist}
     learnt, reference = split_off(songs["song_id"], artists, seed, fraction, "reference_fraction")
     row_of = {song_id: row for row, song_id in enumerate(songs["song_id"])}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -42,14 +43,14 @@ from .quality import Quality, QualityMeter, shortfall, song_windows
 
 logger = logging.getLogger(__name__)
 
-WON = 0.95  # of the discriminator's decisions right, smoothed over some fifty steps
+WON = 0.95  # share of the discriminator's decisions that are right, smoothed over some fifty steps
 SMOOTHING = 0.98
 COPIES = 0.5  # of the distance between real windows of different songs
-QUANTILES = (0.05, 0.275, 0.5, 0.725, 0.95)  # of the songs' valence and arousal, where samples are drawn
+QUANTILES = (0.05, 0.275, 0.5, 0.725, 0.95)  # of the songs' valence and arousal: where samples are drawn
 
 
 class GanError(UsageError):
-    """A GAN that cannot be trained, or not any further."""
+    """A GAN that cannot be trained, or cannot be trained any further."""
 
 
 def check_batch(config: Config, songs: Dataset) -> None:
@@ -78,13 +79,13 @@ class EpochSampler(Sampler):
 class MelGanTrainer:
     """Trains `MelGenerator` against `MelDiscriminator`.
 
-    Every random number is keyed by (seed, step), so that a resumed run ends in the same weights. The generator that is
-    kept is a moving average over steps, the one with the smallest `quality.shortfall`.
+    Every random number is keyed by (seed, step), so that a resumed run ends in the same weights. What is kept is the
+    moving average of the generator's weights at the measured step with the smallest `quality.shortfall`.
 
     Args:
         config: its sections `gan` and `training`.
         extractor: the front end.
-        songs: the stored songs to learn from; nothing else is ever read.
+        songs: the stored songs to learn from; no others are read.
         regressor: frozen, trained on `songs`; teaches the generator its emotions.
         meter: measures the generator; only the first process needs one.
 
@@ -100,41 +101,71 @@ class MelGanTrainer:
         regressor: MelRegressor,
         meter: QualityMeter | None,
     ):
-        gan, training = config.gan, config.training
-        self.gan, self.training = gan, training
-        self.folder = Path(gan.gan_output_dir)
-        self.extractor, self.meter = extractor, meter
-        self.songs, self.labels = songs, to_unit(labels_of(songs))
-        self.accelerator = Accelerator(
+        self.gan, self.training = config.gan, config.training
+        self.folder = Path(config.gan.gan_output_dir)
+        self.extractor, self.songs, self.labels = extractor, songs, to_unit(labels_of(songs))
+        self.meter = meter
+        self.accelerator = self._make_accelerator()
+        check_batch(config, songs)
+        self.regressor = regressor.to(self.accelerator.device)
+        self._prepare(*self._make_networks(), self._make_loader())
+        # Without DDP's wrapper: its hooks must not see what only passes through a network.
+        self.bare_generator = self.accelerator.unwrap_model(self.generator)
+        self.bare_discriminator = self.accelerator.unwrap_model(self.discriminator)
+        self.average = AveragedModel(self.bare_generator, multi_avg_fn=get_ema_multi_avg_fn(self.gan.ema_decay))
+        self.average.eval()
+        self.discriminator_criterion, self.generator_criterion = losses.adversarial(
+            self.gan.adversarial_loss, self.gan.label_smoothing
+        )
+        self.step = 0
+        self.seconds = 0.0  # spent on updates since this process began, without measures
+        self.accuracy = 0.5
+        self.history: list[Quality] = []
+
+    def _make_accelerator(self) -> Accelerator:
+        training = self.training
+        return Accelerator(
             mixed_precision="no" if training.precision == "fp32" else training.precision,
             cpu=training.use_cpu,
             log_with=training.report_to or None,
-            project_config=ProjectConfiguration(self.folder, logging_dir=self.folder / run_folder.TRACKING),
-            step_scheduler_with_optimizer=False,  # else every process would step the schedule
+            project_config=ProjectConfiguration(str(self.folder), logging_dir=str(self.folder / run_folder.TRACKING)),
+            step_scheduler_with_optimizer=False,  # otherwise every process would step the schedule
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 training.gradient_accumulation_steps, sync_with_dataloader=False
             ),
-            # The discriminator runs twice before a backward pass; its buffers are the same everywhere as it is.
+            # The discriminator runs twice before a backward pass; its buffers are the same everywhere anyway.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
-        check_batch(config, songs)
-        torch.manual_seed(training.seed)
-        networks = MelGenerator(regressor.config), MelDiscriminator(regressor.config)
+
+    def _make_networks(self) -> tuple[MelGenerator, MelDiscriminator]:
+        """Generator and discriminator with random weights, of the regressor's sizes and with its bands."""
+        torch.manual_seed(self.training.seed)
+        networks = MelGenerator(self.regressor.config), MelDiscriminator(self.regressor.config)
         for network in networks:
-            network.set_bands(regressor.band_mean.cpu(), regressor.band_std.cpu())
-        rates = gan.generator_learning_rate, gan.discriminator_learning_rate
-        optimizers = [self._optimizer(network, rate) for network, rate in zip(networks, rates, strict=True)]
-        warmup = math.ceil(gan.gan_warmup * gan.gan_steps)
-        schedules = [get_scheduler(training.lr_scheduler_type, o, warmup, gan.gan_steps) for o in optimizers]
-        self.transform = TrainingTransform(extractor, None, training.seed)
-        self.sampler = EpochSampler(len(songs), training.seed)
-        loader = DataLoader(
-            with_transform(songs, self.transform),
-            batch_size=gan.gan_batch_size,
+            network.set_bands(self.regressor.band_mean.cpu(), self.regressor.band_std.cpu())
+        return networks
+
+    def _make_loader(self) -> DataLoader:
+        """Batches of one random window per song; `sampler` and `transform` follow the epoch."""
+        self.transform = TrainingTransform(self.extractor, None, self.training.seed)
+        self.sampler = EpochSampler(len(self.songs), self.training.seed)
+        return DataLoader(
+            with_transform(self.songs, self.transform),
+            batch_size=self.gan.gan_batch_size,
             sampler=self.sampler,
             drop_last=True,
-            num_workers=training.dataloader_num_workers,
+            num_workers=self.training.dataloader_num_workers,
         )
+
+    def _prepare(self, generator: MelGenerator, discriminator: MelDiscriminator, loader: DataLoader) -> None:
+        """Hand networks, their optimizers and schedules, and the loader to accelerate."""
+        gan = self.gan
+        optimizers = [
+            self._optimizer(generator, gan.generator_learning_rate),
+            self._optimizer(discriminator, gan.discriminator_learning_rate),
+        ]
+        warmup, kind = math.ceil(gan.gan_warmup * gan.gan_steps), self.training.lr_scheduler_type
+        schedules = [get_scheduler(kind, optimizer, warmup, gan.gan_steps) for optimizer in optimizers]
         (
             self.generator,
             self.discriminator,
@@ -143,20 +174,12 @@ class MelGanTrainer:
             self.generator_schedule,
             self.discriminator_schedule,
             self.loader,
-        ) = self.accelerator.prepare(*networks, *optimizers, *schedules, loader)
-        self.regressor = regressor.to(self.accelerator.device)
-        # Without DDP's wrapper: its hooks must not see what only passes through a network.
-        self.bare_generator = self.accelerator.unwrap_model(self.generator)
-        self.bare_discriminator = self.accelerator.unwrap_model(self.discriminator)
-        self.average = AveragedModel(self.bare_generator, multi_avg_fn=get_ema_multi_avg_fn(gan.ema_decay))
-        self.average.eval()
-        self.discriminator_criterion, self.generator_criterion = losses.adversarial(
-            gan.adversarial_loss, gan.label_smoothing
-        )
-        self.step = 0
-        self.seconds = 0.0  # spent learning since this process began, measures apart
-        self.accuracy = 0.5
-        self.history: list[Quality] = []
+        ) = self.accelerator.prepare(generator, discriminator, *optimizers, *schedules, loader)
+
+    @property
+    def averaged_generator(self) -> MelGenerator:
+        """The generator with the moving average of its weights."""
+        return cast(MelGenerator, self.average.module)
 
     def _optimizer(self, network: nn.Module, rate: float) -> torch.optim.Optimizer:
         betas = (self.gan.gan_beta1, self.gan.gan_beta2)
@@ -165,18 +188,25 @@ class MelGanTrainer:
     # One step
 
     def draw(self, micro: int, player: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and emotions of this process's rows of a batch of fakes.
+        """Latents and emotions for this process's rows of a batch of synthetic windows.
 
-        Drawn for the batch of all processes together, keyed by step, micro-batch and who learns from them: two
-        processes learn from the fakes that one would learn from with twice the batch.
+        Drawn for the batch of all processes together, keyed by step, micro-batch and the network that learns from
+        them: two processes use the same ones as a single process with twice the batch.
+
+        Args:
+            micro: the micro-batch of the step, from 0.
+            player: 0 for the discriminator's update, 1 for the generator's.
+
+        Returns:
+            (gan_batch_size, latent_size) and (gan_batch_size, 2), in [-1, 1].
         """
         size, processes = self.gan.gan_batch_size, self.accelerator.num_processes
         rng = np.random.default_rng([self.training.seed, self.step, micro, 0, player])
-        latent = rng.standard_normal((size * processes, self.gan.latent_size), dtype=np.float32)
-        emotion = draw_emotions(self.labels, rng, size * processes)
+        latents = rng.standard_normal((size * processes, self.gan.latent_size), dtype=np.float32)
+        emotions = draw_emotions(self.labels, rng, size * processes)
         rows = slice(size * self.accelerator.process_index, size * (self.accelerator.process_index + 1))
-        latent, emotion = torch.from_numpy(latent[rows]), torch.from_numpy(emotion[rows])
-        return latent.to(self.accelerator.device), emotion.to(self.accelerator.device)
+        latent, emotion = (torch.from_numpy(drawn[rows]).to(self.accelerator.device) for drawn in (latents, emotions))
+        return latent, emotion
 
     def discriminator_loss(
         self, windows: torch.Tensor, labels: torch.Tensor, latent: torch.Tensor, emotion: torch.Tensor
@@ -184,26 +214,33 @@ class MelGanTrainer:
         """The discriminator's loss and its accuracy; no gradient reaches the generator."""
         with self.accelerator.autocast():
             with torch.no_grad():
-                fakes = self.bare_generator(latent, emotion)
-            real, fake = self.discriminator(windows, labels).float(), self.discriminator(fakes, emotion).float()
-        return self.discriminator_criterion(real, fake), losses.discriminator_accuracy(real, fake)
+                synthetic = self.bare_generator(latent, emotion)
+            of_real = self.discriminator(windows, labels).float()
+            of_synthetic = self.discriminator(synthetic, emotion).float()
+        loss = self.discriminator_criterion(of_real, of_synthetic)
+        return loss, losses.discriminator_accuracy(of_real, of_synthetic)
 
     def generator_loss(self, latent: torch.Tensor, emotion: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The generator's adversarial loss and its emotion term."""
         with self.accelerator.autocast():
-            fakes = self.generator(latent, emotion)
-            fake = self.bare_discriminator(fakes, emotion).float()
-            heard = self.regressor(fakes)
-        return self.generator_criterion(fake), losses.emotion_term(heard, emotion)
+            synthetic = self.generator(latent, emotion)
+            logits = self.bare_discriminator(synthetic, emotion).float()
+            predicted = self.regressor(synthetic)
+        return self.generator_criterion(logits), losses.emotion_term(predicted, emotion)
 
     def learn(self, batches: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """One update of the discriminator, then one of the generator, each over all micro-batches.
 
-        One after the other and not in turns: loss scaling may change at an update, and gradients that are still being
-        accumulated would then be of two scales.
+        The networks do not take turns within the micro-batches: loss scaling may change at an update, and gradients
+        that are still being accumulated would then have two scales.
+
+        Returns:
+            The mean losses and the discriminator's accuracy, and the norms of both gradients before clipping.
         """
-        values = {"discriminator_loss": [], "discriminator_accuracy": [], "generator_loss": [], "emotion_loss": []}
-        norms = {}
+        values: dict[str, list[torch.Tensor]] = {
+            name: [] for name in ("discriminator_loss", "discriminator_accuracy", "generator_loss", "emotion_loss")
+        }
+        norms: dict[str, torch.Tensor] = {}
         self.bare_discriminator.requires_grad_(True)
         for micro, batch in enumerate(batches):
             with self.accelerator.accumulate(self.discriminator):
@@ -226,10 +263,12 @@ class MelGanTrainer:
         self.average.update_parameters(self.bare_generator)
         return {name: torch.stack(value).mean() for name, value in values.items()} | norms
 
-    def _update(self, network: nn.Module, optimizer, schedule) -> torch.Tensor | None:
-        """The norm of the gradients before clipping, once they are complete."""
+    def _update(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+    ) -> torch.Tensor:
+        """Clip and update once the gradients are complete; their norm before clipping, 0 until then."""
         if not self.accelerator.sync_gradients:
-            return None
+            return torch.tensor(0.0)
         # accelerate's own clip_grad_norm_ would unscale the other network's optimizer too.
         self.accelerator.unscale_gradients(optimizer)
         norm = nn.utils.clip_grad_norm_(network.parameters(), self.training.max_grad_norm or math.inf)
@@ -241,7 +280,7 @@ class MelGanTrainer:
     # The whole training
 
     def batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches of real windows without end, from where the run stands."""
+        """Batches of real windows without end, from the current step on."""
         done = self.step * self.training.gradient_accumulation_steps
         while True:
             self.sampler.epoch, skipped = divmod(done, len(self.loader))
@@ -251,15 +290,15 @@ class MelGanTrainer:
                 done += 1
 
     def train(self) -> Quality:
-        """Train up to `gan_steps`, measuring, drawing and saving on the way.
+        """Train up to `gan_steps`; every `measure_steps`, measure, draw samples and save.
 
         Returns:
             The quality of the generator that was kept, with its `step`.
 
         Raises:
-            GanError: when a loss is not finite; the message names the last checkpoint.
-            OutOfMemory: naming the flag to lower.
-            Terminated: when SIGTERM has come; the step is finished and saved.
+            GanError: when a loss or a gradient is not finite; the message names the last checkpoint.
+            OutOfMemory: the message names the flag to lower.
+            Terminated: after SIGTERM, once the step is finished and saved.
         """
         self.accelerator.init_trackers("gan")
         if torch.cuda.is_available():
@@ -294,21 +333,22 @@ class MelGanTrainer:
         accumulated = self.training.gradient_accumulation_steps
         return (
             f"lower gan_batch_size ({self.gan.gan_batch_size}) and raise gradient_accumulation_steps ({accumulated}) "
-            "by as much, in a training anew."
+            "by as much, in a new training."
         )
 
     def _log(self, values: dict[str, torch.Tensor], bar: tqdm) -> None:
         stacked = self.accelerator.reduce(torch.stack(list(values.values())), "mean")
         means = dict(zip(values, stacked.tolist(), strict=True))
-        # With loss scaling, gradients overflow now and then, and the step is skipped.
-        watched = [v for name, v in means.items() if self.training.precision != "fp16" or not name.endswith("norm")]
+        # With loss scaling, gradients overflow occasionally, and the step is skipped.
+        scaled = self.training.precision == "fp16"
+        watched = [value for name, value in means.items() if not (scaled and name.endswith("norm"))]
         if not all(math.isfinite(value) for value in watched):
             last = last_checkpoint(self.folder, run_folder.GAN_STATE)
             kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
             shown = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in means.items())
             raise GanError(
                 f"step {self.step}: a loss or gradient is not finite ({shown}); {kept}. "
-                "Going on from it would end here again: train anew with lower learning rates, or in fp32."
+                "Resuming from it would end here again: train again with lower learning rates, or in fp32."
             )
         self.accuracy = SMOOTHING * self.accuracy + (1 - SMOOTHING) * means["discriminator_accuracy"]
         means["generator_lr"], means["discriminator_lr"] = (
@@ -325,33 +365,33 @@ class MelGanTrainer:
             }
         )
         bar.update()
-        pace = self.training.logging_steps  # below 1, as in Trainer, a share of all steps
+        pace = self.training.logging_steps  # as in Trainer, below 1 a share of all steps
         if self.step % math.ceil(pace if pace >= 1 else pace * self.gan.gan_steps) == 0:
             self.accelerator.log(means, step=self.step)
 
     @property
     def peak_gpu_bytes(self) -> int | None:
-        """The most memory that this process's tensors took on a GPU since `train` began; None without one."""
+        """The most GPU memory that this process's tensors have used since `train` began; None without a GPU."""
         return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
     @property
     def best(self) -> Quality:
-        """The measured step with the smallest shortfall; the untrained generator only when there is no other."""
+        """The measured step with the smallest shortfall; the untrained generator only if nothing else was measured."""
         return min(self.history[1:] or self.history, key=lambda quality: quality["shortfall"])
 
     def _measure(self) -> None:
-        """Measure the averaged generator; keep it when it is the best so far."""
-        quality = None
-        if self.accelerator.is_main_process:
-            quality = self.meter.measure(self.average.module)
+        """Measure the averaged generator; save it if it is the best so far."""
+        measured: list[Quality | None] = [None]
+        if self.accelerator.is_main_process and self.meter:
+            quality = self.meter.measure(self.averaged_generator)
             untrained = self.history[0] if self.history else quality
-            quality |= {
+            measured[0] = quality | {
                 "step": self.step,
                 "frechet_share": quality["frechet"] / untrained["frechet"],
                 "shortfall": shortfall(quality, self.meter.real, untrained),
                 "discriminator_accuracy": self.accuracy,
             }
-        self.history += broadcast_object_list([quality])
+        self.history += broadcast_object_list(measured)
         self.accelerator.log({f"quality/{name}": value for name, value in self.history[-1].items()}, step=self.step)
         if not self.accelerator.is_main_process:
             return
@@ -359,12 +399,12 @@ class MelGanTrainer:
             logger.warning("Step %d: %s.", self.step, alarm)
         self._draw()
         if self.step and self.best is self.history[-1]:
-            self.average.module.save_pretrained(self.folder)
+            self.averaged_generator.save_pretrained(self.folder)
             self.bare_discriminator.save_pretrained(self.folder / run_folder.DISCRIMINATOR)
 
     @staticmethod
     def alarms(quality: Quality) -> list[str]:
-        """What is wrong with a measured step beyond what its numbers say."""
+        """Warnings about a measured step."""
         alarms = []
         if quality["discriminator_accuracy"] > WON:
             alarms.append(
@@ -373,26 +413,27 @@ class MelGanTrainer:
             )
         if quality["nearest"] < COPIES:
             alarms.append(
-                f"windows lie at {quality['nearest']:.2f} of real windows' distance to the nearest learnt one: copies"
+                f"windows are copies: the nearest learnt one is {quality['nearest']:.2f} times as far away as from a "
+                "real window"
             )
         return alarms
 
     def _draw(self) -> None:
-        """The measures so far, and a grid over the plane: generated windows beside real ones of the nearest songs."""
-        gan.plot_quality(self.folder, self.history, self.meter.real)
+        """Plot the measures so far, and a grid of synthetic windows beside those of real songs of similar emotion."""
+        gan.plot_quality(self.folder, self.history, self.meter.real if self.meter else {})
         axes = [np.quantile(self.labels[:, column], QUANTILES) for column in (0, 1)]
-        asked = np.stack(np.meshgrid(*axes), axis=-1)  # (arousals, valences, 2)
-        cells = asked.reshape(-1, 2)
+        requested = np.stack(np.meshgrid(*axes), axis=-1)  # (arousals, valences, 2)
+        cells = requested.reshape(-1, 2)
         nearest = [int(np.square(self.labels - emotion).sum(1).argmin()) for emotion in cells]
         real = np.concatenate(list(song_windows(self.songs.select(nearest), self.extractor, 1)))
-        made = self.average.module.generate(cells, seed=self.training.seed).cpu().numpy()
-        grids = (windows.reshape(*asked.shape[:2], *windows.shape[1:]) for windows in (made, real))
-        gan.plot_samples(self.folder, self.step, *grids, axes)
+        made = self.averaged_generator.generate(cells, seed=self.training.seed).cpu().numpy()
+        made, real = (windows.reshape(*requested.shape[:2], *windows.shape[1:]) for windows in (made, real))
+        gan.plot_samples(self.folder, self.step, made, real, axes)
 
-    # Stopping and going on
+    # Stopping and resuming
 
     def save(self) -> Path:
-        """Write `checkpoint-<step>`, from which `resume` goes on; the last ones are kept."""
+        """Write `checkpoint-<step>`, for `resume`; only the last `save_total_limit` ones are kept."""
         folder = self.folder / f"checkpoint-{self.step}"
         part = folder.with_suffix(".part")
         if self.accelerator.is_main_process:
@@ -401,7 +442,7 @@ class MelGanTrainer:
         self.accelerator.save_state(part)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self.average.module.save_pretrained(part / "average")
+            self.averaged_generator.save_pretrained(part / "average")
             state = {"step": self.step, "accuracy": self.accuracy, "history": self.history}
             (part / run_folder.GAN_STATE).write_text(json.dumps(state, indent=2) + "\n")
             shutil.rmtree(folder, ignore_errors=True)
@@ -413,10 +454,10 @@ class MelGanTrainer:
         return folder
 
     def resume(self, checkpoint: str | Path) -> None:
-        """Go on from the folder that `save` wrote last, with the settings that the run was started with."""
+        """Resume from the folder that `save` wrote last, with the settings that the run was started with."""
         self.accelerator.load_state(str(checkpoint))
         state = json.loads((Path(checkpoint) / run_folder.GAN_STATE).read_text())
         self.step, self.accuracy, self.history = state["step"], state["accuracy"], state["history"]
         average = MelGenerator.from_pretrained(Path(checkpoint) / "average", dtype=torch.float32)
-        self.average.module.load_state_dict(average.state_dict(), strict=True)
+        self.averaged_generator.load_state_dict(average.state_dict(), strict=True)
         self.average.n_averaged.fill_(self.step)

@@ -1,8 +1,58 @@
-"""The pipeline's code in a folder of ours, so that it is a whole repository of the Hub."""
+"""A folder of ours as a repository of the Hub: which of its files travel, and the pipeline's code among them."""
 
+import json
+import re
 from pathlib import Path
 
-from ..inference.loading import load_model
+from .. import run_folder
+from ..errors import UsageError
+from ..inference.loading import find_pickles, load_model
+from ..modeling import ASTEmotionConfig
+
+TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
+
+
+def shared_files(folder: str | Path, finished: bool = True) -> dict[str, Path]:
+    """What of a run or GAN may travel: paths by their names in the repository.
+
+    Args:
+        folder: of the run.
+        finished: whether it must be a finished one, with results.
+
+    Raises:
+        UsageError: when the folder holds no finished run, no weights but pickles, or a token in one of these files.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"no run in '{folder}': no such folder.")
+    found = matching(folder, run_folder.SHARED)
+    weights = run_folder.WEIGHTS in found or run_folder.WEIGHTS_INDEX in found
+    if not weights and (pickles := find_pickles(folder)):
+        raise UsageError(
+            f"'{folder}' holds its weights as a pickle, {pickles[0]}, which runs code when it is loaded: save them "
+            "with save_pretrained, as model.safetensors."
+        )
+    needed = [*run_folder.MODEL_NEEDS, *([run_folder.RESULTS] if finished else [])]
+    if run_folder.MODEL_CONFIG in found and model_type(found[run_folder.MODEL_CONFIG]) == ASTEmotionConfig.model_type:
+        needed += run_folder.PIPELINE_CODE
+    if missing := [name for name in needed if name not in found] + [run_folder.WEIGHTS] * (not weights):
+        raise UsageError(
+            f"'{folder}' holds no finished run: no {', '.join(missing)}; finetune and train_gan write them when they "
+            "finish."
+        )
+    for path in found.values():
+        if path.suffix not in (".safetensors", ".png") and TOKEN.search(path.read_bytes()):
+            raise UsageError(f"'{path}' holds what looks like a token of the Hub: remove it, and revoke the token.")
+    return found
+
+
+def matching(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))}
+
+
+def model_type(config: str | Path) -> str | None:
+    """What kind of model a `config.json` describes."""
+    return json.loads(Path(config).read_text()).get("model_type")
 
 
 def add_pipeline(folder: str | Path) -> None:

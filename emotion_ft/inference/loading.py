@@ -58,14 +58,14 @@ def load_model(
         )
     if absent := sorted(loading["missing_keys"]):
         raise UsageError(
-            f"'{folder}' holds no model of emotion_ft: {len(absent)} tensors are missing, as {absent[0]}."
+            f"'{folder}' holds no model of emotion_ft: {len(absent)} tensors are missing, first {absent[0]}."
         )
     return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"), extractor
 
 
 @contextmanager
 def _loading_errors(folder: str | Path) -> Iterator[None]:
-    """What transformers raises over missing, damaged and foreign files, as one sentence."""
+    """Turns what transformers raises for missing, damaged and foreign files into one sentence."""
     try:
         yield
     except UsageError:
@@ -78,5 +78,5 @@ def _loading_errors(folder: str | Path) -> Iterator[None]:
 
 
 def find_pickles(folder: str | Path) -> list[str]:
-    """Names of a folder's files that torch would unpickle."""
+    """Names of the files in a folder that torch would unpickle."""
     return sorted(path.name for path in Path(folder).iterdir() if path.suffix in PICKLED)

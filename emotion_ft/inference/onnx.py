@@ -1,9 +1,9 @@
-"""A trained model as ONNX, in float32 and in int8, and in place of the torch model where windows are predicted."""
+"""A trained model as ONNX, in float32 and int8: exported, loaded in place of the torch model, and compared with it."""
 
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +16,13 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from .. import run_folder
+from ..data.front_end import FrontEnd
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from .loading import load_settings
-from .predict import predict_log_mel
+from .predict import WindowModel, predict_log_mel
 
-# Where tools of the Hub look for them.
+# Where the tools of the Hub look for them.
 FILES = {"onnx": Path(run_folder.ONNX, "model.onnx"), "onnx-int8": Path(run_folder.ONNX, "model_quantized.onnx")}
 
 
@@ -39,7 +40,7 @@ class _Logits(nn.Module):
 def export(model: ASTForEmotionRegression, folder: str | Path) -> dict[str, Path]:
     """Write a model as ONNX into `folder/onnx`; the batch axis is dynamic.
 
-    The int8 one has its weights quantised, and its activations on the fly (dynamic quantisation of onnxruntime).
+    The int8 model has quantised weights and quantises its activations on the fly: onnxruntime's dynamic quantisation.
 
     Args:
         model: on any device, of any dtype; exported in float32 from the CPU.
@@ -49,15 +50,14 @@ def export(model: ASTForEmotionRegression, folder: str | Path) -> dict[str, Path
         The files, by the names of `FILES`.
     """
     model = copy.deepcopy(model).float().cpu()
-    # sdpa is exported with guards against rows without a key, which no window has; they take a fifth of int8's time.
+    # sdpa is exported with guards against rows without a key, which no window has; they take a fifth of the int8 time.
     model.set_attn_implementation("eager")
-    model = _Logits(model).eval()
     paths = {name: Path(folder, file) for name, file in FILES.items()}
     paths["onnx"].parent.mkdir(parents=True, exist_ok=True)
-    config = model.model.config
+    config = model.config
     windows = torch.zeros(2, config.max_length, config.num_mel_bins)
     program = torch.onnx.export(
-        model,
+        _Logits(model).eval(),
         (windows,),
         dynamo=True,
         dynamic_shapes={"input_values": {0: torch.export.Dim("batch")}},
@@ -65,8 +65,9 @@ def export(model: ASTForEmotionRegression, folder: str | Path) -> dict[str, Path
         output_names=["logits"],
         verbose=False,
     )
+    assert program is not None  # with dynamo=True
     program.save(paths["onnx"])
-    # A scale an output channel; the convolution that embeds patches would be slower in int8.
+    # One scale per output channel; the convolution that embeds patches would be slower in int8.
     products = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True}
     quantize_dynamic(paths["onnx"], paths["onnx-int8"], weight_type=QuantType.QInt8, **products)
     return paths
@@ -80,7 +81,7 @@ class OnnxModel:
         config: of the model.
 
     Raises:
-        UsageError: when there is no ONNX model in that file.
+        UsageError: when the file holds no ONNX model.
     """
 
     device, dtype = torch.device("cpu"), torch.float32
@@ -92,7 +93,7 @@ class OnnxModel:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
-            raise UsageError(f"'{path}' is no ONNX model that can be run: {error}") from error
+            raise UsageError(f"'{path}' is not an ONNX model that can be run: {error}") from error
 
     def eval(self) -> "OnnxModel":
         """As `nn.Module.eval`; there is nothing to switch."""
@@ -105,7 +106,7 @@ class OnnxModel:
 
 
 def load_onnx(folder: str | Path, runtime: str = "onnx") -> tuple[OnnxModel, ASTEmotionFeatureExtractor]:
-    """An exported model and its feature extractor, for `inference.predict_file` and its like.
+    """An exported model and its feature extractor, for `predict_file` and the like.
 
     Args:
         folder: of the model, with its `onnx` folder.
@@ -116,26 +117,27 @@ def load_onnx(folder: str | Path, runtime: str = "onnx") -> tuple[OnnxModel, AST
     """
     path = Path(folder, FILES[runtime])
     if not path.is_file():
-        raise UsageError(f"no ONNX model at '{path}': make it with recipes/export_onnx.py {folder}.")
+        raise UsageError(f"no ONNX model at '{path}': make it with `emotion-ft export_onnx {folder}`.")
     config, extractor = load_settings(folder)
     return OnnxModel(path, config), extractor
 
 
 def parity_table(
-    runtimes: dict[str, Callable], extractor: ASTEmotionFeatureExtractor, log_mels: list[np.ndarray], repeats: int = 3
+    runtimes: Mapping[str, WindowModel], extractor: FrontEnd, log_mels: list[np.ndarray], repeats: int = 3
 ) -> pd.DataFrame:
-    """What each runtime makes of songs, beside the first one.
+    """Compare the predictions and the speed of several runtimes with those of the first one.
 
     Args:
         runtimes: models by name.
         log_mels: (frames, mels) each.
-        repeats: how often all songs are predicted, by one runtime after the other; the median time counts.
+        repeats: how often all songs are predicted, by one runtime after the other; the median time is reported.
 
     Returns:
-        A row a runtime: the largest differences of songs' `valence` and `arousal` from the first runtime's, on 1-9,
-        and `ms a window`.
+        One row per runtime: the largest differences of songs' `valence` and `arousal` from the first runtime's, on
+        1-9, and `ms per window`.
     """
-    seconds, values = {name: [] for name in runtimes}, {}
+    seconds: dict[str, list[float]] = {name: [] for name in runtimes}
+    values: dict[str, np.ndarray] = {}
     for _ in range(repeats):
         for name, model in runtimes.items():
             start = time.perf_counter()
@@ -146,4 +148,4 @@ def parity_table(
         name: [*np.abs(values[name] - first).max(0), 1000 * statistics.median(seconds[name]) / windows]
         for name in runtimes
     }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["valence", "arousal", "ms a window"])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["valence", "arousal", "ms per window"])

@@ -1,16 +1,15 @@
-"""A trained model on audio files and on stored songs."""
+"""Predictions of a trained model for audio files and stored songs, and files that hold them."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
 from ..data.audio import read_pieces
 from ..data.augment import EvaluationTransform
@@ -18,6 +17,23 @@ from ..data.front_end import FrontEnd
 from ..data.scale import to_unit
 from ..data.songs import CURVE_STEP
 from ..data.synthetic import refuse_synthetic
+
+
+class WindowModel(Protocol):
+    """What windows are predicted with: an `ASTForEmotionRegression`, or its export as an `OnnxModel`."""
+
+    config: Any
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def eval(self) -> Any: ...
+
+    def __call__(self, input_values: torch.Tensor) -> Any:
+        """Windows (batch, frames, mels) -> an object with their `logits` (batch, 2) in (-1, 1)."""
 
 
 class EmotionCurve(NamedTuple):
@@ -29,10 +45,10 @@ class EmotionCurve(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a song feels like: `valence` and `arousal` on 1-9.
+    """The emotion of a song: `valence` and `arousal` on 1-9.
 
-    `curve` is the same over time, when asked for. `halfwidths`, of valence and arousal, span the intervals that hold
-    the label of `interval_level` of songs like those that the model was calibrated on; None without calibration.
+    `curve` is the same over time, on request. `halfwidths`, of valence and arousal, span the intervals that hold the
+    label of `interval_level` of songs like those that the model was calibrated on; None without calibration.
     """
 
     valence: float
@@ -42,10 +58,11 @@ class Prediction(NamedTuple):
 
 
 @torch.inference_mode()
-def _predict_windows(model: PreTrainedModel, windows: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
-    """Windows (frames, mels), one after the other -> (windows, 2) on 1-9; only a batch is in memory."""
+def _predict_windows(model: WindowModel, windows: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
+    """Windows (frames, mels), one after the other -> (windows, 2) on 1-9; only one batch is in memory."""
     model.eval()
-    predictions, batch = [], []
+    predictions: list[np.ndarray] = []
+    batch: list[np.ndarray] = []
 
     def flush() -> None:
         values = torch.from_numpy(np.stack(batch)).to(model.device, model.dtype)
@@ -62,7 +79,7 @@ def _predict_windows(model: PreTrainedModel, windows: Iterator[np.ndarray], batc
 
 
 def predict_file(
-    model: PreTrainedModel,
+    model: WindowModel,
     extractor: FrontEnd,
     path: str | Path,
     curve_step: float | None = None,
@@ -74,10 +91,10 @@ def predict_file(
     Args:
         model: an `ASTForEmotionRegression`, on any device.
         extractor: the one saved with the model.
-        path: any file that libsndfile opens, within the bounds of `audio.read_pieces`.
-        curve_step: also predict a window every so many seconds, a frame at least, overlapping; DEAM annotates every
+        path: any file that libsndfile opens, within the bounds of `modeling.audio_ast_emotion.read_file`.
+        curve_step: also predict overlapping windows, one every so many seconds, at least a frame; DEAM annotates every
             0.5 s.
-        batch_size: windows a forward pass.
+        batch_size: windows per forward pass.
         min_seconds: shorter files are refused.
 
     Raises:
@@ -87,14 +104,14 @@ def predict_file(
 
 
 def read_log_mel(extractor: FrontEnd, path: str | Path, min_seconds: float = 1.0) -> np.ndarray:
-    """The log-mel (frames, mels), float16, of a whole audio file; raises `AudioError` as `predict_file`."""
+    """The log-mel (frames, mels), float16, of a whole audio file; raises `AudioError` as `predict_file` does."""
     shortest = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
     pieces = read_pieces(path, extractor.sampling_rate, shortest)
     return np.concatenate([part.astype(np.float16) for part in extractor.iter_log_mel(pieces)])
 
 
 def predict_log_mel(
-    model: PreTrainedModel,
+    model: WindowModel,
     extractor: FrontEnd,
     log_mel: np.ndarray,
     curve_step: float | None = None,
@@ -104,22 +121,20 @@ def predict_log_mel(
     song = _predict_windows(model, iter(extractor.windows(log_mel)), batch_size).mean(0)
     curve = None
     if curve_step is not None:
-        frame_rate = extractor.sampling_rate / extractor.hop_length
-        last = max(len(log_mel) - extractor.max_length, 0)
-        starts = np.unique(np.round(np.arange(0, last + 0.5, max(curve_step * frame_rate, 1))).astype(int))
+        starts = extractor.curve_starts(len(log_mel), curve_step)
         values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
         length = min(extractor.max_length, len(log_mel))
-        curve = EmotionCurve((starts + (length - 1) / 2) / frame_rate, values[:, 0], values[:, 1])
+        curve = EmotionCurve((starts + (length - 1) / 2) / extractor.frame_rate, values[:, 0], values[:, 1])
     halfwidths = model.config.interval_halfwidths
     return Prediction(float(song[0]), float(song[1]), curve, halfwidths and tuple(halfwidths))
 
 
-def predict_songs(model: PreTrainedModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16) -> np.ndarray:
+def predict_songs(model: WindowModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16) -> np.ndarray:
     """Valence and arousal of stored songs, (songs, 2) on 1-9, each the mean over its evenly spaced windows.
 
     Args:
         songs: with `log_mel`, as `store_log_mels` returns them.
-        batch_size: windows a forward pass.
+        batch_size: windows per forward pass.
     """
     refuse_synthetic(songs)
     decode = EvaluationTransform(extractor).decode
@@ -130,30 +145,27 @@ def predict_songs(model: PreTrainedModel, extractor: FrontEnd, songs: Dataset, b
     return _predict_windows(model, windows, batch_size).reshape(len(songs), extractor.num_windows, 2).mean(1)
 
 
-def predict_curves(
-    model: PreTrainedModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16
-) -> list[np.ndarray]:
-    """Predicted curves of stored songs, as the annotated ones are: every 0.5 s from the song's `curve_start`.
+def predict_curves(model: WindowModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16) -> list[np.ndarray]:
+    """Predicted curves of stored songs, at the times of the annotated ones: every 0.5 s from the song's `curve_start`.
 
-    A value is the prediction of the window around its time, moved inwards at the ends of the song.
+    Each value is the prediction of the window around its time, moved inwards at the ends of the song.
 
     Args:
         songs: with `log_mel` and annotated curves.
-        batch_size: windows a forward pass.
+        batch_size: windows per forward pass.
 
     Returns:
-        An array a song, (values, 2) valence and arousal in [-1, 1].
+        One array per song, (values, 2) valence and arousal in [-1, 1].
     """
     refuse_synthetic(songs)
     decode = EvaluationTransform(extractor).decode
-    rate = extractor.sampling_rate / extractor.hop_length
     rows = songs.select_columns(["log_mel", "curve_start", "curve_valence"])
     lengths = [len(row["curve_valence"]) for row in songs.select_columns("curve_valence")]
 
     def windows() -> Iterator[np.ndarray]:
         for row, length in zip(tqdm(rows, desc="Predicting curves", unit="song"), lengths, strict=True):
             log_mel = decode(row["log_mel"])
-            middles = (row["curve_start"] + CURVE_STEP * np.arange(length)) * rate
+            middles = (row["curve_start"] + CURVE_STEP * np.arange(length)) * extractor.frame_rate
             last = max(len(log_mel) - extractor.max_length, 0)
             starts = np.clip(np.round(middles - (extractor.max_length - 1) / 2).astype(int), 0, last)
             yield from (extractor.window(log_mel, start) for start in starts)
@@ -162,18 +174,18 @@ def predict_curves(
 
 
 def write_predictions(path: str | Path, predictions: dict[str, Prediction], failures: dict[str, str]) -> None:
-    """Write predictions by file name, and why others failed.
+    """Write predictions by file name, and why other files failed.
 
     Args:
-        path: `.json` or `.jsonl`: an object a file, `{"file", "valence", "arousal", "curve": {"time", ...}}`, or
+        path: `.json` or `.jsonl`: one object per file, `{"file", "valence", "arousal", "curve": {"time", ...}}`, or
             `{"file", "error"}`; with intervals, `valence_low` and so on too. `.csv`: the same without curves; with
-            curves, a row a window with its `time`.
+            curves, one row per window with its `time`.
         predictions: by file name.
         failures: reasons by file name.
     """
-    records = []
+    records: list[dict[str, Any]] = []
     for file, prediction in predictions.items():
-        record = {"file": str(file), "valence": prediction.valence, "arousal": prediction.arousal}
+        record: dict[str, Any] = {"file": str(file), "valence": prediction.valence, "arousal": prediction.arousal}
         for name, halfwidth in zip(("valence", "arousal"), prediction.halfwidths or (), strict=False):
             record |= {f"{name}_low": record[name] - halfwidth, f"{name}_high": record[name] + halfwidth}
         if prediction.curve is not None:
@@ -192,7 +204,7 @@ def write_predictions(path: str | Path, predictions: dict[str, Prediction], fail
 
 
 def _points(record: dict) -> list[dict]:
-    """The CSV rows of one file: one, or one a window."""
+    """The CSV rows of one file: one, or with a curve one per window."""
     if "curve" in record:
         names, columns = record["curve"].keys(), record["curve"].values()
         return [dict(zip(names, point, strict=True)) for point in zip(*columns, strict=True)]

@@ -1,18 +1,22 @@
-"""What travels to the Hub with a model. Importing it registers the classes with transformers' Auto classes."""
+"""What travels to the Hub with a model: the networks, the feature extractor, the pipeline and the audio reader.
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+The public classes are imported on first use, all of them at once, as `auto_classes` registers them with transformers;
+until then, importing this package costs nothing.
+"""
 
-from .configuration_ast_emotion import ASTEmotionConfig
-from .feature_extraction_ast_emotion import ASTEmotionFeatureExtractor
-from .modeling_ast_emotion import ASTForEmotionRegression
-from .modeling_mel_gan import MelDiscriminator, MelGanConfig, MelGenerator, MelRegressor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-AutoConfig.register(ASTEmotionConfig.model_type, ASTEmotionConfig)
-AutoConfig.register(MelGanConfig.model_type, MelGanConfig)
-AutoModel.register(ASTEmotionConfig, ASTForEmotionRegression)
-AutoModel.register(MelGanConfig, MelGenerator)
-AutoModelForAudioClassification.register(ASTEmotionConfig, ASTForEmotionRegression)
-AutoFeatureExtractor.register(ASTEmotionConfig, ASTEmotionFeatureExtractor)
+if TYPE_CHECKING:
+    from .auto_classes import (
+        ASTEmotionConfig,
+        ASTEmotionFeatureExtractor,
+        ASTForEmotionRegression,
+        MelDiscriminator,
+        MelGanConfig,
+        MelGenerator,
+        MelRegressor,
+    )
 
 __all__ = [
     "ASTEmotionConfig",
@@ -23,3 +27,9 @@ __all__ = [
     "MelGenerator",
     "MelRegressor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(".auto_classes", __name__), name)

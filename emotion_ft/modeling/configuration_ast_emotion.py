@@ -8,7 +8,7 @@ from transformers import ASTConfig
 
 @strict
 class ASTEmotionConfig(ASTConfig):
-    """An `ASTConfig` and what the regression head adds to it.
+    """An `ASTConfig` with the settings of the regression head.
 
     The model predicts `(x - label_center) / label_halfwidth`: with DEAM's nine-point scale, centre 5 and half-width 4,
     labels in [1, 9] become [-1, 1].
@@ -19,9 +19,9 @@ class ASTEmotionConfig(ASTConfig):
         label_center: centre of the label scale.
         label_halfwidth: half the width of the label scale.
         interval_halfwidths: half-widths of the prediction intervals of valence and arousal, in units of the label
-            scale, by split conformal prediction; None: not calibrated.
-        interval_level: share of songs like those of the calibration whose labels these intervals hold.
-        max_length: frames of a window; 501 is 10 s with hop 320 at 16 kHz.
+            scale, from split conformal prediction; None: not calibrated.
+        interval_level: share of songs, if they are like the calibration songs, whose labels lie in these intervals.
+        max_length: frames per window; 501 is 10 s with hop 320 at 16 kHz.
     """
 
     model_type = "ast-emotion"
@@ -41,7 +41,7 @@ class ASTEmotionConfig(ASTConfig):
         if self.problem_type is None:
             self.problem_type = "regression"
         if not __name__.startswith("transformers_modules."):
-            # Installed, the pipeline is registered; transformers would first ask to trust the copy beside the weights.
+            # The installed pipeline is registered; transformers would still ask to trust the copy beside the weights.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 

@@ -16,12 +16,12 @@ logger = logging.get_logger(__name__)
 
 # 96 dB below the loudest mel band of a full-scale tone: quieter than the noise of 16 bits, louder than rounding.
 LOG_FLOOR = 1e-6
-# AudioSet's mean and standard deviation, and the 25/10 ms frames, of AST's pretraining (Gong et al. 2021).
+# AST was pretrained with AudioSet's mean and standard deviation and frames of 25 ms every 10 ms (Gong et al. 2021).
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 AST_SETTINGS = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "num_mel_bins": 128, "max_length": 1024}
 
 
-# As near to soxr's HQ, which files are resampled with, as it gets: the default differs by up to 4 standard deviations
+# As close as torchaudio gets to soxr's HQ, which resamples files; its defaults differ by up to 4 standard deviations
 # in the highest bands.
 RESAMPLING = {"lowpass_filter_width": 64, "rolloff": 0.955, "resampling_method": "sinc_interp_kaiser", "beta": 14.77}
 
@@ -51,8 +51,8 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         hop_length: samples from one frame to the next.
         num_mel_bins: mel bands.
         f_min, f_max: edges of the bands, in Hz.
-        max_length: frames of a window; 501 is 10 s at the default rate and hop.
-        num_windows: windows of a song whose predictions are averaged.
+        max_length: frames per window; 501 is 10 s at the default rate and hop.
+        num_windows: windows per song, whose predictions are averaged.
     """
 
     model_input_names = ["input_values"]  # noqa: RUF012
@@ -84,7 +84,7 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         if num_windows < 1 or max_length < 1:
             raise ValueError(f"num_windows and max_length must be positive, got {num_windows} and {max_length}.")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
-        self.front_end = front_end
+        self.front_end: str = front_end
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.num_mel_bins = num_mel_bins
@@ -100,8 +100,13 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
 
     @property
     def min_samples(self) -> int:
-        """The shortest waveform with a frame, in samples."""
+        """The shortest waveform that has a frame, in samples."""
         return self.edge + 1 if self.front_end == "mel" else self.n_fft
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sampling_rate / self.hop_length
 
     def _frames(self, samples: torch.Tensor) -> torch.Tensor:
         """(samples,) -> (frames, mels), every frame lying wholly inside the samples."""
@@ -141,7 +146,7 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
             if not started and len(buffer) >= self.min_samples:
                 buffer = torch.cat([buffer[1 : self.edge + 1].flip(0), buffer])
                 started = True
-            # What the right edge may reflect stays in the buffer.
+            # The samples that the right edge may reflect stay in the buffer.
             frames = (len(buffer) - self.n_fft - self.edge) // self.hop_length
             if started and frames > 0:
                 yield self._frames(buffer[: (frames - 1) * self.hop_length + self.n_fft]).numpy()
@@ -185,8 +190,16 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         return np.linspace(0, span, count).round().astype(int) if count > 1 else np.array([span // 2])
 
     def windows(self, log_mel: np.ndarray, num_windows: int | None = None) -> np.ndarray:
-        """(frames, mels) -> (num_windows, max_length, mels): evenly spaced windows, standardised one by one."""
+        """(frames, mels) -> (num_windows, max_length, mels): evenly spaced windows, each standardised by itself."""
         return np.stack([self.window(log_mel, s) for s in self.window_starts(len(log_mel), num_windows)])
+
+    def curve_starts(self, frames: int, step: float) -> np.ndarray:
+        """First frames (windows,) of overlapping windows, one every `step` seconds.
+
+        Steps of less than a frame count as a frame: they would only repeat the same windows, millions of times.
+        """
+        last = max(frames - self.max_length, 0)
+        return np.unique(np.round(np.arange(0, last + 0.5, max(step * self.frame_rate, 1))).astype(int))
 
     def __call__(
         self,
@@ -198,8 +211,8 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             waveforms: one mono waveform (samples,), a batch (batch, samples) or a list of waveforms of any lengths.
-            sampling_rate: theirs, in Hz; resampled when it is not the front end's. Without it, they are taken to be at
-                the front end's rate, with a warning.
+            sampling_rate: of the waveforms, in Hz; they are resampled when it is not the front end's. Without it, they
+                are taken to be at the front end's rate, with a warning.
             return_tensors: "pt" or "np".
 
         Returns:

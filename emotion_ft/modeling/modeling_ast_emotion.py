@@ -1,18 +1,34 @@
 """The Audio Spectrogram Transformer with a regression head for valence and arousal."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import ASTConfig, ASTModel, ASTPreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .configuration_ast_emotion import ASTEmotionConfig
 
 logger = logging.getLogger(__name__)
+
+ARCHITECTURE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "qkv_bias",
+    "patch_size",
+    "time_stride",
+    "frequency_stride",
+    "num_mel_bins",
+    "layer_norm_eps",
+    "hidden_act",
+)
+"""Fields of the configuration that a checkpoint's backbone determines."""
 
 
 def ccc_loss(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -71,7 +87,7 @@ class EmotionHead(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]  # never None here
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
         hidden = F.gelu(self.dense(self.layernorm(pooled)))
@@ -81,8 +97,8 @@ class EmotionHead(nn.Module):
 class ASTForEmotionRegression(ASTPreTrainedModel):
     """AST backbone, new head: log-mel windows in, valence and arousal in (-1, 1) out.
 
-    The stock `ASTModel` sits under its stock name, because transformers renames the tensors of AST checkpoints by that
-    class and that name; anywhere else they would silently stay random.
+    The attribute that holds the stock `ASTModel` has its stock name, because transformers renames the tensors of AST
+    checkpoints by that class and that name; under another name they would silently stay random.
     """
 
     config_class = ASTEmotionConfig
@@ -111,8 +127,8 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             init.zeros_(module.out_proj.bias)
 
     @classmethod
-    def from_pretrained(cls, *args, use_safetensors: bool = True, **kwargs):
-        """As everywhere, but weights that were pickled, which may run code, are loaded only when asked for."""
+    def from_pretrained(cls, *args: Any, use_safetensors: bool | None = True, **kwargs: Any) -> Any:
+        """As in every model, but pickled weights, which may run code, are loaded only on request."""
         return super().from_pretrained(*args, use_safetensors=use_safetensors, **kwargs)
 
     @property
@@ -141,15 +157,15 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
     ) -> SequenceClassifierOutput:
         """Predict valence and arousal.
 
-        There is no `**kwargs` on purpose: with it, `Trainer` would take the loss for one that is already divided by
-        the accumulation steps.
+        `**kwargs` is left out on purpose: with it, `Trainer` would assume that the loss is already divided by the
+        accumulation steps.
 
         Args:
             input_values: (batch, frames, mels), standardised log-mel windows; or (batch, windows, frames, mels),
-                several windows a song, whose predictions are averaged.
+                several windows per song, whose predictions are averaged.
             labels: (batch, 2), valence and arousal in [-1, 1].
             label_weights: (batch, 2), how much each label counts in the squared error; 1 is average.
-            embeddings: (batch, hidden) or (batch, windows, hidden), what `embed` made of windows, in their place.
+            embeddings: (batch, hidden) or (batch, windows, hidden), the output of `embed`, in place of windows.
             output_attentions, output_hidden_states: also return those of every layer.
             return_dict: False for a plain tuple.
 
@@ -162,38 +178,39 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
         """
         outputs = None
         if embeddings is None:
-            outputs = self._hear(input_values, output_attentions, output_hidden_states)
-            embeddings = outputs.pooler_output.reshape(*input_values.shape[:-2], -1)
+            embeddings, outputs = self._run_backbone(input_values, output_attentions, output_hidden_states)
         logits = self.head(embeddings)
         if logits.dim() == 3:
             logits = logits.mean(1)
         return SequenceClassifierOutput(
             loss=None if labels is None else emotion_loss(logits, labels, self.config.loss, label_weights),
             logits=logits,
-            hidden_states=outputs and outputs.hidden_states,
-            attentions=outputs and outputs.attentions,
+            hidden_states=None if outputs is None else outputs.hidden_states,
+            attentions=None if outputs is None else outputs.attentions,
         )
 
     def embed(self, input_values: torch.Tensor) -> torch.Tensor:
         """Windows (batch, [windows,] frames, mels) -> the backbone's pooled tokens (batch, [windows,] hidden).
 
-        The head makes of them what it makes of the windows: `model(embeddings=model.embed(windows))`.
+        `model(embeddings=model.embed(windows))` predicts what `model(windows)` predicts.
         """
-        return self._hear(input_values).pooler_output.reshape(*input_values.shape[:-2], -1)
+        return self._run_backbone(input_values)[0]
 
-    def _hear(self, input_values: torch.Tensor | None, attentions: bool | None = None, states: bool | None = None):
-        """The backbone's outputs for windows, all in one batch."""
+    def _run_backbone(
+        self, input_values: torch.Tensor | None, attentions: bool | None = None, states: bool | None = None
+    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
+        """What `embed` returns, and the backbone's outputs for all windows in one batch."""
         expected = (self.config.max_length, self.config.num_mel_bins)
-        shape = None if input_values is None else tuple(input_values.shape)
-        if shape is None or len(shape) not in (3, 4) or shape[-2:] != expected:
+        if input_values is None or input_values.dim() not in (3, 4) or tuple(input_values.shape[-2:]) != expected:
             raise ValueError(
                 f"input_values must be (batch, frames, mels) or (batch, windows, frames, mels) with "
-                f"(frames, mels) = {expected}, got {shape}; "
+                f"(frames, mels) = {expected}, got {None if input_values is None else tuple(input_values.shape)}; "
                 "make them with the model's own ASTEmotionFeatureExtractor."
             )
-        return self.backbone(
+        outputs = self.backbone(
             input_values.reshape(-1, *expected), output_attentions=attentions, output_hidden_states=states
         )
+        return outputs.pooler_output.reshape(*input_values.shape[:-2], -1), outputs
 
     @classmethod
     def from_ast(cls, checkpoint: str, revision: str = "main", **config_changes) -> "ASTForEmotionRegression":
@@ -213,7 +230,7 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
                 architecture than the checkpoint has.
         """
         source_config = ASTConfig.from_pretrained(checkpoint, revision=revision)
-        source, loading = ASTModel.from_pretrained(
+        loaded: Any = ASTModel.from_pretrained(
             checkpoint,
             config=source_config,
             revision=revision,
@@ -221,17 +238,16 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             use_safetensors=True,
             output_loading_info=True,
         )
+        source, loading = loaded
         absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
         if absent:
             raise ValueError(
-                f"{checkpoint} is no complete AST checkpoint: {len(absent)} backbone tensors are missing or of "
+                f"{checkpoint} is not a complete AST checkpoint: {len(absent)} backbone tensors are missing or of "
                 f"another shape, first {', '.join(absent[:3])}."
             )
 
-        fixed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "qkv_bias")
-        fixed += ("patch_size", "time_stride", "frequency_stride", "num_mel_bins", "layer_norm_eps", "hidden_act")
-        kept = {name: getattr(source_config, name) for name in fixed}
-        for name in set(config_changes) & set(fixed):
+        kept = {name: getattr(source_config, name) for name in ARCHITECTURE}
+        for name in config_changes.keys() & kept.keys():
             if config_changes[name] != kept[name]:
                 raise ValueError(f"{checkpoint} has {name}={kept[name]}, so it cannot be {config_changes[name]}.")
         model = cls(ASTEmotionConfig(**{**kept, **config_changes}))

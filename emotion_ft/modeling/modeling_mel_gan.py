@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,11 @@ class MelGanConfig(PreTrainedConfig):
     """Sizes of `MelGenerator`, `MelDiscriminator` and `MelRegressor`.
 
     Args:
-        max_length: frames of a window; 501 is 10 s with hop 320 at 16 kHz. Any number from 2**num_scales.
-        num_mel_bins: mel bands. Any number from 2**num_scales.
-        latent_size: numbers that tell windows with the same emotion apart.
-        channels: feature maps at the finest scale; they double with every coarser one.
-        max_channels: but never exceed this.
+        max_length: frames per window, at least 2**num_scales; 501 is 10 s with hop 320 at 16 kHz.
+        num_mel_bins: mel bands, at least 2**num_scales.
+        latent_size: random numbers per window, by which windows with the same emotion differ.
+        channels: feature maps at the finest scale; every coarser scale has twice as many.
+        max_channels: the most feature maps at any scale.
         num_scales: how often the generator doubles the size of its feature maps, and the discriminator halves it.
         condition_size: width of the vector that conditions every scale.
     """
@@ -47,11 +48,13 @@ class MelGanConfig(PreTrainedConfig):
 
 
 class _MelGanModel(PreTrainedModel):
-    """What the three networks share: mean and deviation of every mel band, learnt from real windows, not trained."""
+    """What the three networks share: mean and deviation of every mel band, measured on real windows, not trained."""
 
     config_class = MelGanConfig
     config: MelGanConfig
     main_input_name = "input_values"
+    band_mean: torch.Tensor
+    band_std: torch.Tensor
 
     def __init__(self, config: MelGanConfig):
         super().__init__(config)
@@ -59,27 +62,30 @@ class _MelGanModel(PreTrainedModel):
         self.register_buffer("band_std", torch.ones(config.num_mel_bins))
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, use_safetensors: bool = True, **kwargs):
-        """As everywhere, but another network's folder is refused: its weights would be left as memory holds them.
+    def from_pretrained(
+        cls, *args: Any, output_loading_info: bool = False, use_safetensors: bool | None = True, **kwargs: Any
+    ) -> Any:
+        """As in every model, but another network's folder is refused: weights it lacks would be uninitialised memory.
 
-        Weights that were pickled, which may run code, are loaded only when asked for.
+        Pickled weights, which may run code, are loaded only on request.
         """
-        model, loading = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             *args, output_loading_info=True, use_safetensors=use_safetensors, **kwargs
         )
+        model, loading = loaded
         absent = sorted(set(loading["missing_keys"]) - {"band_mean", "band_std"})
         if absent:
-            raise ValueError(f"no complete {cls.__name__}: {len(absent)} tensors are missing, first {absent[0]}.")
+            raise ValueError(f"not a complete {cls.__name__}: {len(absent)} tensors are missing, first {absent[0]}.")
         return (model, loading) if output_loading_info else model
 
     def set_bands(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Take over the mean and deviation (mels,) of every band of standardised real windows."""
+        """Set the mean and deviation (mels,) of every band, measured on standardised real windows."""
         self.band_mean.copy_(mean)
         self.band_std.copy_(std)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, _MelGanModel):  # buffers, which loading leaves empty where a file does not hold them
+        if isinstance(module, _MelGanModel):  # loading leaves buffers that a file lacks uninitialised
             init.zeros_(module.band_mean)
             init.ones_(module.band_std)
 
@@ -130,7 +136,7 @@ class ConditionedBlock(nn.Module):
 class MelGenerator(_MelGanModel):
     """(latent, emotion) -> standardised log-mel windows (batch, frames, mels), as the AST sees them.
 
-    The coarsest map has `frames / 2**num_scales` by `mels / 2**num_scales` cells, rounded up; what is made beyond the
+    The coarsest map has `frames / 2**num_scales` by `mels / 2**num_scales` cells, rounded up; what exceeds the
     configured size is cut off.
     """
 
@@ -155,7 +161,7 @@ class MelGenerator(_MelGanModel):
         self.post_init()
 
     def forward(self, latent: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
-        """Make one window a row.
+        """Generate one window per row.
 
         Args:
             latent: (batch, latent_size), standard normal.
@@ -183,7 +189,7 @@ class MelGenerator(_MelGanModel):
         Args:
             emotion: (windows, 2), or (2,) for one window: valence and arousal in [-1, 1].
             seed: of the latents.
-            batch_size: windows a forward pass.
+            batch_size: windows per forward pass.
 
         Returns:
             (windows, frames, mels), or (frames, mels) for one, on the model's device.
@@ -223,7 +229,7 @@ def batch_variance(values: torch.Tensor, everywhere: bool) -> torch.Tensor:
     """(batch, ...) -> (...): the variance over the batch.
 
     Args:
-        everywhere: over the batches of all processes, of one size each; every process must call it then.
+        everywhere: over the batches of all processes, which must have the same size; every process must call it then.
     """
     if not (everywhere and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values.var(0, correction=0)
@@ -269,7 +275,7 @@ class MelEncoder(nn.Module):
 
 
 class MelDiscriminator(_MelGanModel):
-    """(windows, emotion) -> how real each looks, and how well it matches its emotion: one number, higher is better.
+    """(windows, emotion) -> one score per window, higher for windows that look real and match their emotion.
 
     A projection discriminator (Miyato & Koyama 2018) with spectral normalisation (Miyato et al. 2018): the score is a
     linear map of the features plus their inner product with an embedding of the emotion.
@@ -301,7 +307,7 @@ class MelDiscriminator(_MelGanModel):
 
 
 class MelRegressor(_MelGanModel):
-    """(batch, frames, mels) -> valence and arousal (batch, 2) in (-1, 1): what teaches a generator its emotions.
+    """(batch, frames, mels) -> valence and arousal (batch, 2) in (-1, 1); it teaches a generator its emotions.
 
     Small and quick, and trained on real windows only; `ASTForEmotionRegression` is the model to predict with.
     """

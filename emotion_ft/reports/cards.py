@@ -1,22 +1,26 @@
-"""Finished runs, GANs and prepared collections to cards, from what their folders hold."""
+"""Cards of finished runs, GANs and prepared collections, from what their folders hold."""
 
-import json
+import logging
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
 from huggingface_hub import CardData, DatasetCardData, EvalResult, ModelCardData, RepoCard
 
 from .. import run_folder
-from ..data.prepared import LABELS, LOG_MELS, SUFFIX, read_about
+from ..data.prepared import COLLECTION_NAME, LABELS, LOG_MELS, SUFFIX, read_about
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor
 from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
 from . import gan
+from .environment import install_line
 from .tables import COLUMNS, LEGEND, blocks, interval_line, markdown_table, read_curve_scores
 from .templates import template
+
+logger = logging.getLogger(__name__)
 
 NAMES = {"rmse": "RMSE", "mae": "MAE", "r2": "R²", "r": "Pearson's r", "ccc": "CCC"}
 HUB_METRICS = {"rmse": "rmse", "mae": "mae", "r2": "r_squared", "r": "pearsonr", "ccc": "ccc"}
@@ -47,24 +51,72 @@ SETTINGS = {
 }
 
 
-def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
-    """Write `README.md`, the model card of a finished run.
+class Named(NamedTuple):
+    """What a card calls its subject.
+
+    Args:
+        name: in the title.
+        place: what its examples load, as Python: `"you/model"` or `"you/model", revision="dev"`.
+    """
+
+    name: str
+    place: str
+
+    @classmethod
+    def of(cls, folder: Path, repo_id: str | None = None, revision: str | None = None) -> "Named":
+        """The folder itself, or its repository on the Hub."""
+        place = f'"{repo_id or folder.as_posix()}"' + (f', revision="{revision}"' if revision else "")
+        return cls(folder.resolve().name, place)
+
+
+BLANK = Named("emotion_ft-name", "emotion_ft-place")
+
+
+def write_model_card(folder: str | Path, model_id: str | None = None, results: dict[str, Any] | None = None) -> Path:
+    """Write `README.md`, the model card of a run.
 
     Args:
         folder: of the run, or a repository of the Hub with all its files.
         model_id: what the card's examples load: a repository of the Hub, or else the folder.
+        results: of the run; by default those that its folder holds.
 
     Raises:
         UsageError: when the folder holds no finished run.
     """
     folder = Path(folder)
-    results = _results(folder, run_folder.SCORES)
+    return _write(folder, _model_card(folder, Named.of(folder, model_id), results))
+
+
+def card_for(folder: str | Path, repo_id: str, revision: str | None = None) -> str:
+    """The card of a finished folder for its repository on the Hub, from where its examples load it.
+
+    A card that was edited by hand stays as it is.
+
+    Raises:
+        UsageError: when the folder holds nothing finished.
+    """
+    folder = Path(folder)
+    card = _data_card if (folder / COLLECTION_NAME).is_file() else _model_card
+    card = _gan_card if (folder / run_folder.QUALITY).is_file() else card
+    written = (folder / run_folder.CARD).read_text(encoding="utf-8")
+    pattern = re.escape(card(folder, BLANK))
+    for field, blank in BLANK._asdict().items():
+        first, *others = pattern.split(re.escape(blank))
+        pattern = f"(?P<{field}>.+)".join([first, f"(?P={field})".join(others)]) if others else first
+    if re.fullmatch(pattern, written):
+        return card(folder, Named.of(folder, repo_id, revision))
+    logger.info("%s was edited: it is sent as it is.", folder / run_folder.CARD)
+    return written
+
+
+def _model_card(folder: Path, named: Named, results: dict[str, Any] | None = None) -> str:
+    results = results or _results(folder, run_folder.SCORES)
     scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
     curve_scores = read_curve_scores(folder)
     config = folder / run_folder.CONFIG
-    return _write_model_card(
+    return _card_of_model(
         folder,
-        model_id,
+        named,
         results,
         yaml.safe_load(config.read_text()) if config.is_file() else {},
         {name: markdown_table(block) for name, block in blocks(scores).items()},
@@ -79,7 +131,8 @@ def write_validation_card(
 
     Args:
         folder: with the model and its feature extractor.
-        results: as those of a run: `protocol`, `train_songs`, `validation_songs`, `epochs`, `train_runtime` and
+        results: as those of a run: `protocol`, `collections`, `train_songs`, `validation_songs`, `epochs`,
+            `train_runtime` and
             `tables.environment`; `eval_valence_rmse` and so on where validation songs were scored.
         config: settings by section, as in `config.yaml`.
         model_id: what the card's examples load: a repository of the Hub, or else the folder.
@@ -88,21 +141,29 @@ def write_validation_card(
     tables = {}
     if len(scores) == len(COLUMNS):
         tables["validation"] = markdown_table(pd.DataFrame([scores], index=["model, validation songs"]))
-    return _write_model_card(Path(folder), model_id, results, config, tables, curve_table=None)
+    folder = Path(folder)
+    return _write(
+        folder, _card_of_model(folder, Named.of(folder, model_id), results, config, tables, curve_table=None)
+    )
 
 
-def write_gan_card(folder: str | Path, model_id: str | None = None) -> Path:
+def write_gan_card(folder: str | Path, model_id: str | None = None, results: dict[str, Any] | None = None) -> Path:
     """Write `README.md`, the card of a GAN.
 
     Args:
-        folder: of the GAN, as train_gan.py leaves it.
+        folder: of the GAN.
         model_id: what the card's example loads: a repository of the Hub, or else the folder.
+        results: of the GAN; by default those that its folder holds.
 
     Raises:
         UsageError: when the folder holds no finished GAN.
     """
     folder = Path(folder)
-    results = _results(folder, run_folder.QUALITY)
+    return _write(folder, _gan_card(folder, Named.of(folder, model_id), results))
+
+
+def _gan_card(folder: Path, named: Named, results: dict[str, Any] | None = None) -> str:
+    results = results or _results(folder, run_folder.QUALITY)
     table = pd.read_csv(folder / run_folder.QUALITY, index_col="windows").rename_axis(None)
     cells = table.map(lambda value: "" if pd.isna(value) else f"{value:.3f}")
     data = ModelCardData(library_name="transformers", tags=["music-emotion-recognition", "gan", "emotion_ft"])
@@ -110,7 +171,7 @@ def write_gan_card(folder: str | Path, model_id: str | None = None) -> Path:
         folder,
         data,
         "emotion_gan.md",
-        model_id,
+        named,
         results,
         table=cells.to_markdown(disable_numparse=True),
         legend=gan.LEGEND.format(run="a model fine-tuned on the same training songs"),
@@ -128,6 +189,10 @@ def write_data_card(folder: str | Path, data_id: str | None = None) -> Path:
         UsageError: when the folder holds no prepared collection.
     """
     folder = Path(folder)
+    return _write(folder, _data_card(folder, Named.of(folder, data_id)))
+
+
+def _data_card(folder: Path, named: Named) -> str:
     about = read_about(folder)
     treatments = list(about["descriptions"])
     statistics = {
@@ -147,11 +212,10 @@ def write_data_card(folder: str | Path, data_id: str | None = None) -> Path:
         ],
     )
     return _fill(
-        folder,
         data,
         "emotion_data.md",
-        data_id,
-        about["descriptions"][treatments[0]],
+        named,
+        about.pop("collections"),
         what="log-mels",
         treatments=treatments,
         statistics=statistics,
@@ -159,16 +223,16 @@ def write_data_card(folder: str | Path, data_id: str | None = None) -> Path:
     )
 
 
-def _write_model_card(
+def _card_of_model(
     folder: Path,
-    model_id: str | None,
+    named: Named,
     results: dict[str, Any],
     config: dict[str, dict[str, Any]],
     tables: dict[str, str],
     curve_table: str | None,
-) -> Path:
-    names = [name for name, _ in _collections(results["protocol"])]
-    kinds = {kind for _, kind in _collections(results["protocol"])}
+) -> str:
+    names = [name for name, _ in _kinds(results["collections"])]
+    kinds = {kind for _, kind in _kinds(results["collections"])}
     base_model, checkpoint = results.get("base_model"), config.get("model", {}).get("checkpoint")
     # Known only where nobody else had a part in it: songs rendered by the run itself, and weights from random ones.
     ours = kinds == {"rendered"} and bool(config.get("data", {}).get("rendered_songs")) and not checkpoint
@@ -189,7 +253,7 @@ def _write_model_card(
     ]
     # No pipeline_tag: the Hub's audio-classification would rank valence against arousal as two classes.
     data = ModelCardData(
-        model_name=folder.resolve().name,
+        model_name=named.name,
         library_name="transformers",
         license="apache-2.0" if ours else None,
         base_model=base_model,
@@ -206,12 +270,13 @@ def _write_model_card(
         folder,
         data,
         "emotion_model.md",
-        model_id,
+        named,
         results,
         finished="test_songs" in results,
         tables=tables,
         curve_table=curve_table,
         legend=LEGEND,
+        deam_distributed=any(c["source"] == "DEAM" and c["labels"] == "distributed" for c in results["collections"]),
         interval_line=interval_line(results) if "interval_level" in results else None,
         audit=(folder / run_folder.AUDIT / run_folder.AUDIT_REPORT).is_file(),
         architecture=ASTEmotionConfig.from_pretrained(folder),
@@ -223,15 +288,14 @@ def _write_model_card(
     )
 
 
-def _render(folder: Path, data: ModelCardData, name: str, model_id: str | None, results: dict, **values) -> Path:
+def _render(folder: Path, data: ModelCardData, name: str, named: Named, results: dict, **values) -> str:
     """The card of a folder with results and a front end."""
     extractor = ASTEmotionFeatureExtractor.from_pretrained(folder)
     return _fill(
-        folder,
         data,
         name,
-        model_id,
-        results["protocol"],
+        named,
+        results["collections"],
         what="weights",
         results=results,
         extractor=extractor,
@@ -241,29 +305,40 @@ def _render(folder: Path, data: ModelCardData, name: str, model_id: str | None, 
     )
 
 
-def _fill(folder: Path, data: CardData, name: str, repo_id: str | None, protocol: str, **values) -> Path:
-    """Fill a template of `hub_cards/` and write it as the folder's card."""
-    collections = _collections(protocol)
+def _fill(data: CardData, name: str, named: Named, collections: list[dict[str, Any]], **values) -> str:
+    """Fill a template of `hub_cards/`."""
+    kinds = _kinds(collections)
     text = template(name).render(
         card_data=data.to_yaml(),
-        model_name=folder.resolve().name,
-        model_id=repo_id or folder.as_posix(),
-        collections=collections,
-        kinds=sorted({kind for _, kind in collections}),
+        model_name=named.name,
+        place=named.place,
+        collections=kinds,
+        kinds=sorted({kind for _, kind in kinds}),
+        labels={collection["labels"] for collection in collections},
+        install=install_line(),
         **values,
     )
-    RepoCard(text, ignore_metadata_errors=False).save(folder / run_folder.CARD)
-    return folder / run_folder.CARD
+    return str(RepoCard(text, ignore_metadata_errors=False))
+
+
+def _write(folder: Path, card: str) -> Path:
+    path = folder / run_folder.CARD
+    path.write_text(card, encoding="utf-8")
+    return path
 
 
 def _results(folder: Path, table: str) -> dict[str, Any]:
     """`all_results.json` of a folder that has its table, too."""
     if missing := [name for name in (run_folder.RESULTS, table) if not (folder / name).is_file()]:
         raise UsageError(f"no card for '{folder}': it holds no finished run, no {', no '.join(missing)}.")
-    return json.loads((folder / run_folder.RESULTS).read_text())
+    return run_folder.read_results(folder)
 
 
-def _collections(protocol: str) -> list[tuple[str, str]]:
-    """The collections that a protocol names, and of each whether it is "DEAM", "rendered" or "other"."""
-    names = [part.split(";")[0] for part in protocol.split("; split ")[0].split(" + ")]
-    return [(name, "rendered" if "rendered" in name else "DEAM" if name == "DEAM" else "other") for name in names]
+def _kinds(collections: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Each collection's name, and whether it is "DEAM", "rendered" or "other", as songs of unknown origin are."""
+    if not collections:
+        return [("", "other")]
+    return [
+        (c["source"], "rendered" if c["rendered"] else "DEAM" if c["source"] == "DEAM" else "other")
+        for c in collections
+    ]

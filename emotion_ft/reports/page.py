@@ -1,10 +1,9 @@
 """A finished run as one HTML page that holds everything: numbers, pictures, style and script."""
 
 import base64
-import json
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,6 @@ from ..errors import UsageError
 from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
 from ..scoring.scores import CEILING, TEXT, read_table, references, system_predictions
-from ..training.cross_validation import fold_folder
 from .song_plots import QUADRANTS
 from .tables import COLUMNS, LEGEND, TITLES, blocks, interval_line, read_curve_scores
 from .templates import template
@@ -45,17 +43,21 @@ class Forest(NamedTuple):
     ticks: list[float]
 
 
-def write_page(folder: str | Path) -> Path:
+def write_page(folder: str | Path, results: dict[str, Any] | None = None) -> Path:
     """Write `report.html` into the folder of a finished fine-tuning run or cross-validation.
 
     The page loads nothing: its pictures, its style and its script are inside. Parts that the run did not leave behind
     (an audit, curves, plots, prediction intervals) are named as missing.
 
+    Args:
+        folder: of the run.
+        results: of the run; by default those that its folder holds.
+
     Raises:
         UsageError: when the folder holds no finished run; says what is missing and which command makes it.
     """
     folder = Path(folder)
-    results = _results(folder)
+    results = results or _results(folder)
     folds = range(results.get("folds", 0))
     songs = _read_songs(folder / run_folder.PREDICTIONS)
     scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
@@ -68,7 +70,7 @@ def write_page(folder: str | Path) -> Path:
         first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
     tables = {name: _cells(block) for name, block in (by_treatment | {treatment: first}).items()}
     curve_scores = read_curve_scores(folder)
-    runs = {f"fold {fold}": fold_folder(folder, fold) for fold in folds} or {"": folder}
+    runs = {f"fold {fold}": run_folder.fold_folder(folder, fold) for fold in folds} or {"": folder}
     config = folder / run_folder.CONFIG
     config_text = config.read_text() if config.is_file() else None
     page = template(run_folder.PAGE).render(
@@ -122,12 +124,12 @@ def _results(folder: Path) -> dict:
     needed = (run_folder.RESULTS, run_folder.PREDICTIONS, run_folder.SCORES)
     missing = [name for name in needed if not (folder / name).is_file()]
     if not missing:
-        return json.loads((folder / run_folder.RESULTS).read_text())
+        return run_folder.read_results(folder)
     place = shlex.quote(str(folder))
     if (folder / run_folder.CROSS_VALIDATION).is_file():
-        command = f"accelerate launch recipes/cross_validate.py CONFIG --output {place} goes on with it"
+        command = f"emotion-ft cross_validate CONFIG --output {place} goes on with it"
     else:
-        command = f"accelerate launch recipes/finetune.py CONFIG --output_dir {place} makes one"
+        command = f"emotion-ft finetune CONFIG --output_dir {place} makes one"
     state = f"lacks {', '.join(missing)}" if folder.is_dir() else "is not there"
     raise UsageError(f"'{folder}' holds no finished run, it {state}: {command}.")
 
@@ -200,7 +202,7 @@ def _commands(folder: Path, folds: int) -> list[str]:
     """What makes the run again, beside the first, and this page."""
     place, config, again = (shlex.quote(str(path)) for path in (folder, folder / run_folder.CONFIG, f"{folder}-again"))
     if folds:
-        run = f"accelerate launch recipes/cross_validate.py {config} --folds {folds} --output {again}"
+        run = f"emotion-ft cross_validate {config} --folds {folds} --output {again}"
     else:
-        run = f"accelerate launch recipes/finetune.py {config} --output_dir {again}"
-    return [run, f"python recipes/report.py {place}"]
+        run = f"emotion-ft finetune {config} --output_dir {again}"
+    return [run, f"emotion-ft report {place}"]

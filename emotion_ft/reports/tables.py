@@ -1,6 +1,7 @@
 """The tables of a run, for terminals, cards and notebooks, and what their columns mean."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,13 +59,39 @@ def blocks(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: scores.loc[name] for name in dict.fromkeys(scores.index.get_level_values(0))}
 
 
-def print_scores(scores: pd.DataFrame, fold_scores: pd.DataFrame | None = None) -> None:
-    """Print the table of every treatment of the labels, the folds' own above the first, and what they mean."""
+def scores_text(
+    scores: pd.DataFrame,
+    results: dict[str, Any],
+    fold_scores: pd.DataFrame | None = None,
+    curve_scores: pd.DataFrame | None = None,
+) -> str:
+    """For a terminal: tables under every treatment of the labels, what they mean, curves, and prediction intervals.
+
+    Args:
+        scores: of `scoring.scores.score_systems`.
+        results: of the run; with `interval_level`, its prediction intervals are named.
+        fold_scores: of the model in each fold, shown above its pooled scores.
+        curve_scores: of emotion over time.
+    """
+    parts = []
     for index, (name, block) in enumerate(blocks(scores).items()):
         if index == 0 and fold_scores is not None:
             block = pd.concat([fold_scores, block.rename(index={"model": "model, pooled"})])
-        print(f"labels {name}\n\n{text_table(block)}\n")
-    print(LEGEND)
+        parts.append(f"labels {name}\n\n{text_table(block)}\n")
+    parts.append(LEGEND)
+    if curve_scores is not None:
+        over = "" if fold_scores is None else "mean over folds, "
+        parts.append(f"\n{over}{curve_table(curve_scores)}")
+    if "interval_level" in results:
+        parts.append(f"\n{interval_line(results)}")
+    return "\n".join(parts)
+
+
+def scores_markdown(scores: pd.DataFrame, results: dict[str, Any]) -> str:
+    """The same for a notebook, without curves, under the protocol."""
+    parts = [f"{results['test_songs']} held-out songs. {results['protocol']}"]
+    parts += [f"Labels {name}\n\n{markdown_table(block)}" for name, block in blocks(scores).items()]
+    return "\n\n".join([*parts, LEGEND, *([interval_line(results)] if "interval_level" in results else [])])
 
 
 def interval_line(results: dict) -> str:

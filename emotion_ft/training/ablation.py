@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,15 @@ from datasets import DatasetDict
 from tqdm.auto import tqdm
 
 from .. import run_folder
+from ..config.parser import parse_config
 from ..config.settings import Config
 from ..data.splits import write_split
 from ..errors import UsageError
 from ..reports import gan
+from ..reports.ablation import plot_ablation, write_ablation
+from ..shipped import configuration, shipped
 from .checkpoints import last_checkpoint
+from .inputs import load_collection
 
 NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
 
@@ -83,6 +88,65 @@ COLUMNS = {
 PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
 
 
+class Study(NamedTuple):
+    """What an ablation leaves behind: its folder, one row per finished run, the table, and the protocol of both."""
+
+    folder: Path
+    runs: pd.DataFrame
+    table: pd.DataFrame
+    protocol: str
+
+
+def run_ablation(
+    config: str,
+    flags: Sequence[str] = (),
+    study: str = "training",
+    seeds: int = 3,
+    sizes: Sequence[int] | None = None,
+    steps: int = 400,
+    output: str | Path = "runs/ablation",
+    jobs: int = 1,
+) -> Study:
+    """Train every arm of a study for every train-set size and seed, each in a process of its own.
+
+    Finished runs are kept, so the same call goes on after a kill.
+
+    Args:
+        config: a YAML file, or the bare name of a shipped configuration.
+        flags: for every run, as on the command line.
+        study: a name in `STUDIES`.
+        seeds: of weights, crops and subsets.
+        sizes: numbers of training songs; None: all, and for "training" also a quarter and a half.
+        steps: optimizer steps of fine-tuning.
+        output: the study lies in a folder of its name in here.
+        jobs: sizes and seeds trained at the same time.
+
+    Raises:
+        AblationError: for a study that cannot be planned, or one of whose runs failed.
+    """
+    resolved = parse_config([config, *flags])
+    songs = load_collection(resolved.data, resolved.training.seed)
+    whole, folder = len(songs["train"]), Path(output) / study
+    default = [whole // 4, whole // 2, whole] if study == "training" else [whole]
+    sizes = sorted(set(sizes or default))
+    check(resolved, flags, sizes, whole)
+    settings = {"flags": list(flags), "steps": steps, "songs": songs["train"].info.description}
+    settle(folder, settings, configuration(config))
+    write_subsets(songs, folder, sizes, range(seeds))
+    cells = plan(study, config, folder, shipped("recipes"), sizes, range(seeds), list(flags), steps)
+    carry_out(cells, jobs)
+    runs = collect(cells, study)
+    table = summary(runs, study)
+    protocol = (
+        f"{songs['test'].info.description}; the same {len(songs['test'])} test songs throughout; "
+        f"{seeds} seeds, mean ± standard deviation; {steps} steps of fine-tuning"
+    )
+    write_ablation(folder, runs, table, protocol)
+    if study == "training":
+        plot_ablation(folder, runs, protocol)
+    return Study(folder, runs, table, protocol)
+
+
 class Run(NamedTuple):
     """One run of one arm."""
 
@@ -98,14 +162,14 @@ class Run(NamedTuple):
 
     @property
     def results(self) -> dict:
-        return json.loads((self.folder / run_folder.RESULTS).read_text())
+        return run_folder.read_results(self.folder)
 
 
 SET_BY_STUDY = ("seed", "split", "output_dir", "gan_output_dir", "finetuned", "gan", "max_steps", "num_train_epochs")
 SET_BY_STUDY += ("eval_steps", "save_steps", "eval_strategy", "save_strategy", "early_stopping_patience")
 
 
-def check(config: Config, flags: list[str], sizes: list[int], songs: int) -> None:
+def check(config: Config, flags: Sequence[str], sizes: list[int], songs: int) -> None:
     """Raise an `AblationError` for a study whose arms would not differ by what their names say, or could not train."""
     given = [name for name in SET_BY_STUDY if any(flag.split("=")[0] == f"--{name}" for flag in flags)]
     if config.training.push_to_hub:

@@ -1,9 +1,12 @@
-"""k-fold cross-validation: a run a fold, each song a test song once, and the pooled predictions of all folds."""
+"""k-fold cross-validation: one run per fold, each song held out once, and the pooled predictions of all folds."""
 
 import copy
 import json
+import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,10 +17,12 @@ from datasets import Dataset, DatasetDict
 from .. import run_folder
 from ..config.settings import Config
 from ..data.files import first_ids
-from ..data.songs import artists_of, grouping, select_splits
+from ..data.songs import artists_of, collections_of, grouping, select_splits
 from ..data.splits import SplitError, Splits, k_folds
-from ..errors import UsageError
+from ..errors import SAME_COMMAND, UsageError
+from ..faults import writing
 from ..modeling import ASTEmotionFeatureExtractor
+from ..reports.page import write_page
 from ..reports.song_plots import plot_held_out
 from ..reports.tables import read_curve_scores
 from ..scoring.metrics import DIMENSIONS
@@ -30,7 +35,19 @@ from ..scoring.scores import (
     score_with_intervals,
     system_predictions,
 )
-from .checkpoints import last_checkpoint
+from .checkpoints import last_checkpoint, prepare_output_dir
+from .finetuning import finetune
+from .inputs import (
+    build_extractor,
+    find_checkpoint,
+    load_all,
+    make_deterministic,
+    split_facts,
+    store_features,
+    write_audit,
+)
+
+logger = logging.getLogger(__name__)
 
 PLACES = (
     "data_root",
@@ -42,6 +59,71 @@ PLACES = (
     "report_to",
     "save_total_limit",
 )
+
+
+class Pooled(NamedTuple):
+    """What a cross-validation leaves behind.
+
+    Args:
+        folder: of the cross-validation; each fold's run lies in it.
+        missing: folds that are still to come; while there are any, the rest is None.
+        scores: of the pooled out-of-fold predictions.
+        fold_scores: of the model, one row per fold.
+        curve_scores: of emotion over time, mean over folds; None unless the labels are dynamic.
+        results: what `all_results.json` holds.
+    """
+
+    folder: Path
+    missing: list[int]
+    scores: pd.DataFrame | None = None
+    fold_scores: pd.DataFrame | None = None
+    curve_scores: pd.DataFrame | None = None
+    results: dict[str, Any] | None = None
+
+
+def run_cross_validation(
+    config: Config, folds: int = 5, only: Sequence[int] | None = None, output: str | Path | None = None
+) -> Pooled | None:
+    """Fine-tune once per fold, so that every song is held out once, and score the pooled predictions.
+
+    Finished folds are kept and a killed one resumes, so the same call goes on after a kill.
+
+    Args:
+        config: of every fold's run.
+        folds: how many.
+        only: the folds to run here, counted from 0; None: all. Whoever comes last scores them.
+        output: the folder; None: the configuration's `output_dir` with "-cv" at its end.
+
+    Returns:
+        The outcome; None on processes other than the first.
+
+    Raises:
+        UsageError: for anything that the user can fix; the message says how.
+    """
+    training, folder = config.training, Path(output or f"{config.training.output_dir}-cv")
+    start = find_checkpoint(config.model)
+    extractor = build_extractor(config)
+    songs = load_all(config.data)
+    splits, protocol = draw_folds(songs, config, folds)
+    with writing(folder, "output", SAME_COMMAND):
+        settle(config, folder, protocol)
+        stored, bad_files = store_features(DatasetDict({"all": songs}), extractor, config.data)
+        songs = stored["all"]
+        for fold in range(folds) if only is None else only:
+            if finished(folder, fold):
+                continue
+            logger.info("fold %d of %d", fold, folds)
+            ours = fold_config(config, folder, fold)
+            checkpoint = prepare_output_dir(ours.training)
+            make_deterministic(training)
+            sides = fold_songs(songs, splits[fold], protocol, fold)
+            finetune(ours, extractor, sides, bad_files, checkpoint, start)
+        if training.process_index:
+            return None
+        if missing := [fold for fold in range(folds) if not finished(folder, fold)]:
+            return Pooled(folder, missing)
+        write_audit(folder, config.data)
+        return write_pooled(config, folder, folds, songs, protocol, extractor)
 
 
 def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits], str]:
@@ -62,11 +144,6 @@ def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits]
     kind = "artist-grouped" if groups else "song-level"
     protocol = f"{kind} {folds}-fold cross-validation, {data.validation_fraction:g} validation, "
     return splits, f"{protocol}{grouping(artists, len(songs), data.group_by_artist)}, seed {seed}"
-
-
-def fold_folder(folder: str | Path, fold: int) -> Path:
-    """Where a fold's run lies."""
-    return Path(folder, f"fold-{fold}")
 
 
 def settle(config: Config, folder: Path, protocol: str) -> None:
@@ -131,7 +208,7 @@ def fold_songs(songs: Dataset, splits: Splits, protocol: str, fold: int) -> Data
 def fold_config(config: Config, folder: Path, fold: int) -> Config:
     """The configuration of one fold's run; it goes on from the fold's last checkpoint, if there is one."""
     ours = copy.deepcopy(config)
-    place = fold_folder(folder, fold)
+    place = run_folder.fold_folder(folder, fold)
     ours.training.output_dir = str(place)
     ours.data.split = str(place / run_folder.SPLITS)
     going_on = last_checkpoint(place) is not None
@@ -142,7 +219,7 @@ def fold_config(config: Config, folder: Path, fold: int) -> Config:
 
 def finished(folder: Path, fold: int) -> bool:
     """Whether a fold has been scored."""
-    return (fold_folder(folder, fold) / run_folder.RESULTS).is_file()
+    return (run_folder.fold_folder(folder, fold) / run_folder.RESULTS).is_file()
 
 
 def pool(folder: Path, folds: int) -> pd.DataFrame:
@@ -151,9 +228,8 @@ def pool(folder: Path, folds: int) -> pd.DataFrame:
     Raises:
         UsageError: when a song is in two folds, so that they cannot be of one cross-validation.
     """
-    tables = [
-        read_table(fold_folder(folder, fold) / run_folder.PREDICTIONS).assign(fold=fold) for fold in range(folds)
-    ]
+    places = [run_folder.fold_folder(folder, fold) for fold in range(folds)]
+    tables = [read_table(place / run_folder.PREDICTIONS).assign(fold=fold) for fold, place in enumerate(places)]
     table = pd.concat(tables, ignore_index=True).sort_values("song_id", ignore_index=True)
     if twice := sorted(set(table["song_id"][table["song_id"].duplicated()])):
         raise UsageError(f"{len(twice)} songs are test songs of two folds in '{folder}': {first_ids(twice)}.")
@@ -171,7 +247,7 @@ def score_folds(table: pd.DataFrame) -> pd.DataFrame:
 
 def pooled_results(folder: Path, folds: int) -> dict[str, float]:
     """What the folds say beside their predictions: coverage over all songs, and the mean over folds of the rest."""
-    results = [json.loads((fold_folder(folder, fold) / run_folder.RESULTS).read_text()) for fold in range(folds)]
+    results = [run_folder.read_results(run_folder.fold_folder(folder, fold)) for fold in range(folds)]
     songs = [result["test_songs"] for result in results]
     pooled = {
         "test_songs": sum(songs),
@@ -192,32 +268,36 @@ def pooled_results(folder: Path, folds: int) -> dict[str, float]:
 
 def mean_curve_scores(folder: Path, folds: int) -> pd.DataFrame | None:
     """The scores of curves, mean over folds; None where no curves were trained on."""
-    tables = [read_curve_scores(fold_folder(folder, fold)) for fold in range(folds)]
+    tables = [read_curve_scores(run_folder.fold_folder(folder, fold)) for fold in range(folds)]
     return None if tables[0] is None else sum(tables) / folds
 
 
 def write_pooled(
-    folder: Path, folds: int, songs: Dataset, protocol: str, extractor: ASTEmotionFeatureExtractor
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None, dict]:
-    """Score the pooled predictions of finished folds, and write tables, plots and `all_results.json`.
+    config: Config, folder: Path, folds: int, songs: Dataset, protocol: str, extractor: ASTEmotionFeatureExtractor
+) -> Pooled:
+    """Score the pooled predictions of finished folds, and write tables, plots, the page and `all_results.json`.
 
     Args:
         songs: all, stored, for their spectrograms.
         protocol: of `draw_folds`.
-
-    Returns:
-        The scores, those of each fold, those of curves, and all results.
     """
     table = pool(folder, folds)
     scores, fold_scores, curve_scores = score_systems(table), score_folds(table), mean_curve_scores(folder, folds)
-    protocol = f"{songs.info.description}; {protocol}"
-    results = {"protocol": protocol, "labels": scores.index[0][0], "folds": folds}
-    results |= {**pooled_results(folder, folds), **flat(scores)}
+    results = {
+        "protocol": f"{songs.info.description}; {protocol}",
+        "collections": collections_of(songs),
+        "labels": scores.index[0][0],
+        "split": split_facts(config) | {"kind": "cross-validation"},
+        "folds": folds,
+        **pooled_results(folder, folds),
+        **flat(scores),
+    }
     run_folder.write_table(folder, run_folder.PREDICTIONS, table)
     run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     run_folder.write_table(folder, run_folder.FOLD_SCORES, fold_scores.rename_axis("fold").reset_index())
     if curve_scores is not None:
         run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
-    plot_held_out(folder, table, scores, protocol, songs, extractor)
+    plot_held_out(folder, table, scores, results["protocol"], songs, extractor)
+    write_page(folder, results)
     run_folder.write_results(folder, results)
-    return scores, fold_scores, curve_scores, results
+    return Pooled(folder, [], scores, fold_scores, curve_scores, results)

@@ -1,6 +1,7 @@
 """A trained model and songs that it has not seen: another collection, and what the model's own folder knows of it."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,98 @@ from datasets import Dataset, DatasetDict
 from transformers import PretrainedConfig
 
 from .. import run_folder
+from ..config.parser import parse_config
 from ..data.collections.csv_collection import load_collection_file
 from ..data.files import first_ids
+from ..data.songs import collections_of
 from ..data.splits import SplitError
+from ..inference.loading import load_model
+from ..inference.predict import predict_curves, predict_songs
+from ..scoring.curves import annotated_curves, score_curves, with_curves
+from ..scoring.curves import flat as flat_curves
 from ..scoring.intervals import coverage
 from ..scoring.metrics import DIMENSIONS
-from ..scoring.scores import predictions_table, read_table, references, system_predictions
+from ..scoring.scores import flat, predictions_table, read_table, references, score_systems, system_predictions
+from .inputs import load_side, store_features
 from .provenance import same_songs, seen_songs
+
+
+class Evaluation(NamedTuple):
+    """A model on songs that it has not seen.
+
+    Args:
+        name: of the side of the split, or of the collection.
+        scores: of the model, and of the mean training label where it is known.
+        curve_scores: of emotion over time, when asked for.
+        coverage: a sentence on the prediction intervals; None where the model has none.
+        results: all numbers, `protocol`, and `trained`, the protocol of the model's training.
+    """
+
+    name: str
+    scores: pd.DataFrame
+    curve_scores: pd.DataFrame | None
+    coverage: str | None
+    results: dict[str, Any]
+
+
+def run_evaluation(
+    model: str | Path,
+    data_root: str | None = None,
+    collection: str | None = None,
+    songs: str = "test",
+    labels: str | None = None,
+    split: str | None = None,
+    curves: bool = False,
+    num_proc: int = 1,
+    batch_size: int = 16,
+) -> Evaluation:
+    """Score a trained model on one side of its split, or on another collection.
+
+    Args:
+        model: the folder of a run.
+        data_root: of the songs; None: as the model was trained.
+        collection: the YAML file of another collection, tested on as a whole.
+        songs: the side of the split.
+        labels: their treatment; None: as the model was trained.
+        split: another folder of id lists than the model's own.
+        curves: also score emotion over time.
+        num_proc: processes that compute log-mels.
+        batch_size: windows per forward pass.
+
+    Raises:
+        UsageError: for anything that the user can fix; the message says how.
+    """
+    model_dir = Path(model)
+    config = parse_config([str(model_dir / run_folder.CONFIG), "--rendered_songs", "0", "--precision", "fp32"])
+    if data_root:
+        config.data.data_root, config.data.prepared = data_root, None
+    config.data.labels = labels or config.data.labels
+    config.data.num_proc = num_proc
+    network, extractor = load_model(model_dir)
+    if collection:
+        found = load_external(collection, data_root, model_dir)
+    else:
+        found = load_side(config.data, split or str(model_dir / run_folder.SPLITS), songs)
+        if split and songs != "train":
+            refuse_known(found[songs], model_dir)
+    (name,) = found
+    stored = store_features(found, extractor, config.data)[0][name]
+    annotated = with_curves(stored) if curves else None
+    table = predicted(stored, predict_songs(network, extractor, stored, batch_size), model_dir)
+    scores, curve_scores = score_systems(table), None
+    finished = (model_dir / run_folder.RESULTS).is_file()
+    results = {
+        "trained": run_folder.read_results(model_dir)["protocol"] if finished else "of an unfinished run",
+        "protocol": stored.info.description,
+        "collections": collections_of(stored),
+        "songs": len(stored),
+        **flat(scores),
+    }
+    if annotated is not None:
+        predictions = predict_curves(network, extractor, annotated, batch_size)
+        curve_scores = score_curves(predictions, annotated_curves(annotated))
+        results |= flat_curves(curve_scores)
+    return Evaluation(name, scores, curve_scores, coverage_line(table, network.config), results)
 
 
 def load_external(collection: str | Path, root: str | None, model_dir: str | Path) -> DatasetDict:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import enable_full_determinism, set_seed
 
 from .. import run_folder
-from ..config.settings import Config, DataConfig, TrainingConfig
+from ..config.settings import Config, DataConfig, ModelConfig, TrainingConfig
 from ..data.collections.audit import audit as audit_deam
 from ..data.collections.csv_collection import load_collection_file
 from ..data.collections.deam import load_songs
@@ -22,6 +23,7 @@ from ..data.rendering.songs import render_deam
 from ..data.songs import OTHER, join, split_songs
 from ..data.splits import read_split, write_split
 from ..errors import UsageError
+from ..inference.fetch import fetch
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from ..reports import audit
 from ..scoring.scores import songs_table
@@ -119,8 +121,30 @@ def store_features(
     return songs, bad
 
 
-def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTForEmotionRegression:
-    """The model section's AST, on pretrained weights when it names a checkpoint, fitted to the front end's windows."""
+def find_checkpoint(model: ModelConfig) -> Path | None:
+    """The folder of the weights to start from, downloaded if need be; None for random weights.
+
+    It comes before any decoding, so that a missing network shows at once.
+
+    Raises:
+        UsageError: when there are no such weights.
+    """
+    if not model.checkpoint:
+        return None
+    advice = (
+        "name a folder with --checkpoint FOLDER, or train a small AST from scratch with the configuration deam_small"
+    )
+    return fetch(model.checkpoint, model.checkpoint_revision, advice)
+
+
+def build_model(
+    config: Config, extractor: ASTEmotionFeatureExtractor, start: Path | None = None
+) -> ASTForEmotionRegression:
+    """The model section's AST, fitted to the front end's windows.
+
+    Args:
+        start: the folder of its pretrained weights; None: what `find_checkpoint` finds.
+    """
     settings = {
         "max_length": extractor.max_length,
         "num_mel_bins": extractor.num_mel_bins,
@@ -129,14 +153,24 @@ def build_model(config: Config, extractor: ASTEmotionFeatureExtractor) -> ASTFor
         "attn_implementation": config.model.attn_implementation,
     }
     try:
-        if config.model.checkpoint:
-            return ASTForEmotionRegression.from_ast(
-                config.model.checkpoint, revision=config.model.checkpoint_revision, **settings
-            )
+        if start := start or find_checkpoint(config.model):
+            return ASTForEmotionRegression.from_ast(str(start), **settings)
         return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         name = config.model.checkpoint or "a model with random weights"
         raise UsageError(f"section 'model': cannot make {name}: {error}") from error
+
+
+def split_facts(config: Config) -> dict[str, Any]:
+    """How songs were dealt to train, validation and test, for `all_results.json`."""
+    data = config.data
+    drawn = data.split in ("random", "full_songs")
+    facts = {"kind": data.split if drawn else "id lists", "group_by_artist": data.group_by_artist}
+    if drawn:
+        facts |= {"seed": config.training.seed, "validation_fraction": data.validation_fraction}
+    if data.split == "random":
+        facts["test_fraction"] = data.test_fraction
+    return facts
 
 
 def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:

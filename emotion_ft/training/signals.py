@@ -1,16 +1,11 @@
-"""SIGTERM: a recipe leaves as on Ctrl-C; within a training loop it finishes the step and saves a checkpoint first."""
+"""SIGTERM: a command ends as on Ctrl-C; a training loop first finishes its step and saves a checkpoint."""
 
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
-from ..errors import UsageError
-from ..faults import RESUME, RESUME_OR_ANEW, WorkerKilled
+from ..faults import WorkerKilled
 
 EXIT_CODE = 128 + signal.SIGTERM  # as shells report it
 
@@ -83,36 +78,3 @@ def stopping() -> bool:
     if state.num_processes == 1:
         return _came
     return bool(reduce(torch.tensor(float(_came), device=state.device), "sum"))
-
-
-@contextmanager
-def leaving(recipe: str, resume: str = RESUME, resume_or_anew: str = RESUME_OR_ANEW) -> Iterator[None]:
-    """Around a recipe that is stopped or cannot go on: it leaves with one line and an exit code, 143 after SIGTERM.
-
-    Args:
-        recipe: its name, with which the line begins.
-        resume: how to go on from a checkpoint.
-        resume_or_anew: how to go on when there may be none.
-    """
-    try:
-        with heeded():
-            yield
-    except UsageError as error:
-        _close_bars()
-        sys.exit(f"{recipe}: {error}")
-    except Terminated as stop:
-        _close_bars()
-        if os.environ.get("RANK", "0") == "0":
-            at = "" if stop.step is None else f" at step {stop.step}"
-            how = resume_or_anew if stop.checkpoint is None else f"{Path(stop.checkpoint).name} saved, {resume}"
-            print(f"{recipe}: stopped by SIGTERM{at}; {how}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
-    except KeyboardInterrupt:
-        _close_bars()
-        sys.exit(f"{recipe}: interrupted; {resume_or_anew}")
-
-
-def _close_bars() -> None:
-    """Progress bars that are still open: what is printed next would stand in their line."""
-    for bar in list(tqdm._instances):
-        bar.close()

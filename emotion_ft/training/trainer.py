@@ -1,12 +1,12 @@
 """The Hugging Face Trainer, with two learning rates and checkpoints that restore every weight."""
 
-import json
 import logging
+from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import HfApi
 from torch import nn
 from transformers import ProgressCallback, Trainer, default_data_collator
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -14,9 +14,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from .. import faults, run_folder
 from ..config.settings import TrainingConfig
+from ..data.songs import collections_of
 from ..data.synthetic import refuse_synthetic
-from ..errors import UsageError
+from ..errors import RESUME_OR_AGAIN, UsageError
+from ..hub.push import push
 from ..hub.repository import add_pipeline
+from ..hub.upload import create_repository
 from ..reports import cards
 from ..reports.environment import environment
 from ..scoring.metrics import compute_metrics
@@ -80,6 +83,8 @@ class EmotionTrainer(Trainer):
         **kwargs: as for `Trainer`; `train_dataset` and `eval_dataset` come from `emotion_ft.data.augment`.
     """
 
+    args: TrainingConfig
+
     def __init__(self, model: nn.Module, args: TrainingConfig, callbacks: list | None = None, **kwargs):
         if not isinstance(args, TrainingConfig):
             raise TypeError(f"args must be an emotion_ft.TrainingConfig, got {type(args).__name__}.")
@@ -125,7 +130,7 @@ class EmotionTrainer(Trainer):
         size, accumulated = self.args.per_device_train_batch_size, self.args.gradient_accumulation_steps
         advice = (
             f"lower per_device_train_batch_size ({size}) and raise gradient_accumulation_steps ({accumulated}) by as "
-            f"much; {faults.RESUME_OR_ANEW}."
+            f"much; {RESUME_OR_AGAIN}."
         )
         # Trainer's own search for a batch size needs the original error.
         room = nullcontext() if self.args.auto_find_batch_size else faults.memory(advice)
@@ -176,7 +181,7 @@ class EmotionTrainer(Trainer):
         try:
             with (
                 faults.loading(),
-                faults.memory(f"lower per_device_eval_batch_size ({size}); {faults.RESUME_OR_ANEW}."),
+                faults.memory(f"lower per_device_eval_batch_size ({size}); {RESUME_OR_AGAIN}."),
             ):
                 return super().evaluation_loop(*args, **kwargs)
         finally:
@@ -239,8 +244,8 @@ class EmotionTrainer(Trainer):
             raise UsageError(f"no front end in '{folder}': give the trainer processing_class, a feature extractor.")
         history = self.state.log_history
         ended = next((entry for entry in reversed(history) if "train_loss" in entry), None)
-        if (folder / run_folder.RESULTS).is_file() and (folder / run_folder.SCORES).is_file():
-            theirs = json.loads((folder / run_folder.RESULTS).read_text())
+        if run_folder.is_scored(folder):
+            theirs = run_folder.read_results(folder)
             if ended and ended["train_loss"] != theirs.get("train_loss"):
                 raise UsageError(f"'{folder}' holds the results of another training: take another output_dir.")
             cards.write_model_card(folder, model_id)
@@ -251,6 +256,7 @@ class EmotionTrainer(Trainer):
         kept = next((entry for entry in scored if entry["step"] == best), scored[-1] if scored else {})
         results = {
             "protocol": getattr(getattr(self.train_dataset, "info", None), "description", ""),
+            "collections": _collections(self.train_dataset, self.eval_dataset),
             "train_songs": _count(self.train_dataset),
             "validation_songs": _count(self.eval_dataset),
             "epochs": self.state.epoch,
@@ -269,31 +275,37 @@ class EmotionTrainer(Trainer):
         revision: str | None = None,
         private: bool | None = None,
         **kwargs,
-    ) -> CommitInfo | None:
-        """As in `Trainer`, but of the output folder only `run_folder.SHARED` is sent, the pipeline's code with it.
+    ) -> str | Future | None:
+        """As in `Trainer`, but through the same door as `emotion-ft push`: only what belongs in a repository is sent.
+
+        Returns:
+            The address of the repository, or its future when not `blocking`; None on processes other than the first.
 
         Raises:
-            UsageError: as `create_model_card`.
+            UsageError: as `create_model_card` and `hub.push.push`.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        token = self.args.hub_token if token is None else token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
+        args, folder = self.args, Path(self.args.output_dir)
+        token = args.hub_token if token is None else token
+        private = bool(args.hub_private_repo) if private is None else private
+        wanted = self.hub_model_id or args.hub_model_id or folder.resolve().name
+        self.hub_model_id = create_repository(wanted, private, token).repo_id
         self.create_model_card(**kwargs)
-        add_pipeline(self.args.output_dir)
-        return HfApi().upload_folder(
-            repo_id=self.hub_model_id,
-            folder_path=self.args.output_dir,
-            commit_message=commit_message,
-            token=token,
-            run_as_future=not blocking,
-            allow_patterns=list(run_folder.SHARED),
-            ignore_patterns=f"{PREFIX_CHECKPOINT_DIR}-*",
-            revision=self.args.hub_revision if revision is None else revision,
-        )
+        add_pipeline(folder)
+        revision = args.hub_revision if revision is None else revision
+        finished = run_folder.is_scored(folder)
+        settings = (folder, self.hub_model_id, private, revision, token, commit_message, finished)
+        return push(*settings) if blocking else HfApi().run_as_future(push, *settings)
+
+
+def _collections(*sides) -> list[dict]:
+    """Where the songs come from, as far as these data sets are collections of ours."""
+    songs = [getattr(side, "songs", side) for side in sides if side is not None]
+    known = [side for side in songs if "rendered" in (getattr(side, "column_names", None) or ())]
+    return collections_of(*(side.with_format(None) for side in known))
 
 
 def _count(dataset) -> int:

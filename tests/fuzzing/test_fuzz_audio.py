@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from emotion_ft.data import audio
 from emotion_ft.data.audio import AudioError, read_pieces
-from emotion_ft.modeling import pipeline_ast_emotion as pipeline
+from emotion_ft.modeling import audio_ast_emotion as reader
 
 pytestmark = pytest.mark.stress
 
@@ -83,7 +83,7 @@ def keeps_the_contract(pieces):
     pieces = list(pieces)
     assert all(piece.ndim == 1 and piece.dtype == np.float32 for piece in pieces)
     assert all(np.isfinite(piece).all() for piece in pieces)
-    assert sum(map(len, pieces)) <= RATE * audio.MAX_SECONDS + 1
+    assert sum(map(len, pieces)) <= RATE * reader.MAX_SECONDS + 1
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def test_anything_under_any_name(read):
     fuzz("audio, anything", 600, read, names, st.one_of(st.binary(max_size=300), spliced))
 
 
-class TestPipelineReader:
-    """The pipeline has a reader of its own, as it travels without the package."""
+class TestPipelineInputs:
+    """What a pipeline is given besides paths."""
 
     def test_bytes(self, monkeypatch):
         printed = []  # in a callback of libsndfile an exception is printed and lost
@@ -135,7 +135,7 @@ class TestPipelineReader:
 
         def check(data):
             try:
-                keeps_the_contract(pipeline.read_pieces(signed(data), RATE, 0.0))
+                keeps_the_contract(reader.read_pieces(signed(data), RATE, 0.0))
             except ValueError as error:
                 one_line(str(error), longest=200)
             assert not printed
@@ -157,7 +157,7 @@ class TestPipelineReader:
                     waveform = np.zeros(3, kind)
             waveform = waveform[None] if shape else waveform
             try:
-                keeps_the_contract(pipeline.read_pieces({wrapped: waveform, "sampling_rate": rate}, RATE, 0.0))
+                keeps_the_contract(reader.read_pieces({wrapped: waveform, "sampling_rate": rate}, RATE, 0.0))
             except ValueError as error:
                 one_line(str(error), longest=200)
 
@@ -186,7 +186,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("case", ABSURD)
-def test_absurd_headers_are_refused_by_both_readers(case, tmp_path):
+def test_absurd_headers_are_refused(case, tmp_path):
     suffix, data, reason = ABSURD[case]
     path = tmp_path / f"song.{suffix}"
     path.write_bytes(data)
@@ -195,11 +195,11 @@ def test_absurd_headers_are_refused_by_both_readers(case, tmp_path):
             list(read_pieces(path))
         for given in (path, data):
             with pytest.raises(ValueError, match=reason[:40]):
-                list(pipeline.read_pieces(given, RATE, 1.0))
+                list(reader.read_pieces(given, RATE, 1.0))
 
 
-@pytest.mark.parametrize("reader", [audio, pipeline])
-def test_a_position_behind_the_end(reader, monkeypatch, tmp_path):
+@pytest.mark.parametrize("module", [audio, reader])
+def test_a_position_behind_the_end(module, monkeypatch, tmp_path):
     """Where libsndfile is after Opus with a gap and a broken packet; soundfile then asks for less than no samples."""
 
     class Astray(soundfile.SoundFile):
@@ -208,21 +208,21 @@ def test_a_position_behind_the_end(reader, monkeypatch, tmp_path):
 
     (tmp_path / "song.wav").write_bytes(FILES["wav"])
     monkeypatch.setattr(soundfile, "SoundFile", Astray)
-    assert sum(map(len, reader.read_pieces(tmp_path / "song.wav", RATE, 0.0))) == RATE // 4
+    assert sum(map(len, module.read_pieces(tmp_path / "song.wav", RATE, 0.0))) == RATE // 4
 
 
-@pytest.mark.parametrize("reader", [audio, pipeline])
-def test_decompression_bombs(reader, tmp_path):
+@pytest.mark.parametrize("module", [audio, reader])
+def test_decompression_bombs(module, tmp_path):
     """Hours of silence in little space, and the same under a header that owns up to a second of them."""
     path, samples = tmp_path / "bomb.flac", 7 * 3600 * 1000
     soundfile.write(path, np.zeros(samples, np.int16), 1000)
     data = path.read_bytes()
     assert len(data) < samples / 100
     with bounds(seconds=0.5, megabytes=64), pytest.raises(ValueError, match=r"too long: 7.0 h, at most 6 h"):
-        list(reader.read_pieces(path, RATE, 0.0))
+        list(module.read_pieces(path, RATE, 0.0))
     path.write_bytes(header(data, 18, int.from_bytes(data[18:26], "big") - samples + 1000, 8, "big"))
     with bounds(seconds=0.5, megabytes=64):
-        assert sum(map(len, reader.read_pieces(path, RATE, 0.0))) == RATE
+        assert sum(map(len, module.read_pieces(path, RATE, 0.0))) == RATE
 
 
 def test_as_many_channels_as_allowed_in_flat_memory(tmp_path):
@@ -230,16 +230,16 @@ def test_as_many_channels_as_allowed_in_flat_memory(tmp_path):
     soundfile.write(path, np.zeros((20 * 96000, 64), np.int16), 96000, subtype="PCM_U8")
     with bounds(seconds=20, megabytes=150):  # as floats, all of it is half a gigabyte
         assert sum(map(len, read_pieces(path))) == 20 * RATE
-        assert sum(map(len, pipeline.read_pieces(path, RATE, 0.0))) == 20 * RATE
+        assert sum(map(len, reader.read_pieces(path, RATE, 0.0))) == 20 * RATE
 
 
 @pytest.mark.parametrize("amplitude", [3e9, 1e30, 3e38])
 def test_a_power_beyond_float32_is_refused(amplitude, tmp_path):
     path = tmp_path / "loud.wav"
     soundfile.write(path, np.full((RATE, 2), amplitude, np.float32), RATE, subtype="FLOAT")
-    for reader in (read_pieces(path), pipeline.read_pieces(path, RATE, 0.0)):
+    for pieces in (read_pieces(path), reader.read_pieces(path, RATE, 0.0)):
         with pytest.raises(ValueError, match="NaN or infinite samples, or some beyond ±2147483648"):
-            list(reader)
+            list(pieces)
 
 
 def test_names_that_no_file_can_have(tmp_path):
@@ -247,4 +247,4 @@ def test_names_that_no_file_can_have(tmp_path):
         with pytest.raises(AudioError):
             list(read_pieces(tmp_path / name))
         with pytest.raises(ValueError, match=r"cannot be opened|no such file|not a file"):
-            list(pipeline.read_pieces(tmp_path / name, RATE, 0.0))
+            list(reader.read_pieces(tmp_path / name, RATE, 0.0))

@@ -1,10 +1,9 @@
-"""`predict` on odd files, arguments and models: predictions on 1-9, or one line a fault, and never a traceback."""
+"""`predict` on odd files, arguments and models: predictions on 1-9, or one line per fault, and never a traceback."""
 
 import json
 import re
 import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,26 +28,21 @@ def loaded(model_dir):
 
 
 @pytest.fixture
-def predict(loaded, monkeypatch, capsys):
+def predict(loaded, capsys):
     """`predict(*arguments)`: recipes/predict.py in this process with a model at hand -> status, stdout, stderr."""
-    names = runpy.run_path(str(ROOT / "recipes" / "predict.py"))
-    path = list(sys.path)
+    main = runpy.run_path(str(ROOT / "recipes" / "predict.py"))["main"]
 
     def predict(*arguments):
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        try:
-            status = names["main"]()
-        except SystemExit as stopped:
-            status = stopped.code
-        sys.path[:] = path
-        return status, *capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(list(map(str, arguments)))
+        return stopped.value.code, *capsys.readouterr()
 
     return predict
 
 
 @pytest.fixture
 def at_hand(loaded, monkeypatch):
-    monkeypatch.setattr("emotion_ft.inference.predict.load_model", lambda *_: loaded)
+    monkeypatch.setattr("emotion_ft.inference.loading.load_model", lambda *_: loaded)
 
 
 def test_files(predict, at_hand, tmp_path):

@@ -153,16 +153,16 @@ class TestNearestDistance:
 
 class TestFidelity:
     def test_equals_the_metrics(self):
-        asked = np.random.default_rng(0).uniform(-1, 1, (40, 2))
-        heard = asked * [0.9, 0.5] + normal(40, 2) * 0.2
-        expected = score(heard, asked)
-        measured = fidelity(heard, asked, "_ridge")
+        requested = np.random.default_rng(0).uniform(-1, 1, (40, 2))
+        predicted = requested * [0.9, 0.5] + normal(40, 2) * 0.2
+        expected = score(predicted, requested)
+        measured = fidelity(predicted, requested, "_ridge")
         assert measured == pytest.approx({f"{d}_ccc_ridge": expected[f"{d}_ccc"] for d in ("valence", "arousal")})
         assert expected["valence_ccc"] - expected["arousal_ccc"] > 0.1
 
-    def test_of_what_was_asked_is_one(self):
-        asked = normal(10, 2)
-        assert fidelity(asked, asked) == pytest.approx({"valence_ccc": 1, "arousal_ccc": 1})
+    def test_of_what_was_requested_is_one(self):
+        requested = normal(10, 2)
+        assert fidelity(requested, requested) == pytest.approx({"valence_ccc": 1, "arousal_ccc": 1})
 
 
 REAL = {"valence_ccc": 0.8, "arousal_ccc": 0.6, "frechet": 1.0}
@@ -194,7 +194,7 @@ class TestShortfall:
 
 
 class Player:
-    """A generator that plays given windows, and notes what it was asked for."""
+    """A generator that plays given windows, and notes what it was requested for."""
 
     def __init__(self, windows):
         self.windows = torch.as_tensor(windows)
@@ -256,8 +256,8 @@ class TestSongWindows:
 class TestQualityMeter:
     def test_real_windows_equal_independent_formulas(self, meter, learnt, reference, embed, songs, tiny_model):
         with torch.no_grad():
-            heard = tiny_model(torch.from_numpy(reference)).logits.double().numpy()
-        asked = labels(songs[1])
+            predicted = tiny_model(torch.from_numpy(reference)).logits.double().numpy()
+        requested = labels(songs[1])
 
         def statistics(windows):
             return np.stack([np.concatenate([w.mean(0), w.std(0), np.abs(w[1:] - w[:-1]).mean(0)]) for w in windows])
@@ -268,8 +268,8 @@ class TestQualityMeter:
         by_ridge = ridge.predict(scaler.transform(statistics(reference)))
         expected = {
             "frechet": frechet_distance(embed(learnt), embed(reference)),
-            **{f"{d}_ccc": score(heard, asked)[f"{d}_ccc"] for d in ("valence", "arousal")},
-            **{f"{d}_ccc_ridge": score(by_ridge, asked)[f"{d}_ccc"] for d in ("valence", "arousal")},
+            **{f"{d}_ccc": score(predicted, requested)[f"{d}_ccc"] for d in ("valence", "arousal")},
+            **{f"{d}_ccc_ridge": score(by_ridge, requested)[f"{d}_ccc"] for d in ("valence", "arousal")},
             "diversity_across": 1,
             "diversity_within": 1,
             "nearest": 1,
@@ -277,7 +277,7 @@ class TestQualityMeter:
         assert meter.real == pytest.approx(expected, rel=1e-3, abs=1e-5)
         assert meter.real["frechet"] > 0.01
 
-    def test_asks_for_the_emotions_of_the_reference_songs(self, meter, reference, songs):
+    def test_requests_the_emotions_of_the_reference_songs(self, meter, reference, songs):
         player = Player(reference)
         meter.measure(player)
         assert player.emotion == pytest.approx(labels(songs[1]))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from emotion_ft.config.parser import parse_config
 from emotion_ft.config.settings import SpecAugmentConfig
 from emotion_ft.data.augment import TrainingTransform, with_transform
-from emotion_ft.gan.regressor import fit_regressor, hear, prepare_regressor, window_bands
+from emotion_ft.gan.regressor import fit_regressor, prepare_regressor, regressor_predictions, window_bands
 from emotion_ft.modeling import MelGanConfig, MelRegressor
 
 MASKS = SpecAugmentConfig()
@@ -61,9 +61,9 @@ def random_states():
 class TestFitting:
     def test_learns_what_the_songs_feel_like(self, untrained, fit, songs, tiny_extractor):
         def loss(regressor):
-            heard, labels = hear(regressor, songs, tiny_extractor, 3)
-            assert heard.shape == labels.shape == (48, 2)
-            return np.square(heard - labels).mean()
+            predicted, labels = regressor_predictions(regressor, songs, tiny_extractor, 3)
+            assert predicted.shape == labels.shape == (48, 2)
+            return np.square(predicted - labels).mean()
 
         spread = (np.stack([songs["valence"], songs["arousal"]]) / 4).var(1).mean()
         assert loss(untrained) > 0.9 * spread
@@ -113,7 +113,7 @@ class TestFitting:
 
 
 class TestBands:
-    def test_windows_have_zero_mean_and_unit_deviation_a_band(self, songs, tiny_extractor, untrained):
+    def test_windows_have_zero_mean_and_unit_deviation_per_band(self, songs, tiny_extractor, untrained):
         mean, deviation = window_bands(songs, tiny_extractor)
         assert mean.shape == deviation.shape == (128,) and deviation.min() > 0
         view = with_transform(songs, TrainingTransform(tiny_extractor, None, seed=0))
@@ -165,7 +165,7 @@ class TestPreparing:
         assert all(torch.equal(resumed.state_dict()[name], tensor) for name, tensor in changed.items())
         assert not resumed.training and not any(p.requires_grad for p in resumed.parameters())
 
-    def test_one_that_is_not_resumed_is_trained_anew(self, configure, songs, tiny_extractor):
+    def test_one_that_is_not_resumed_is_trained_again(self, configure, songs, tiny_extractor):
         first = prepare_regressor(configure(), songs, tiny_extractor, resumed=False)
         second = prepare_regressor(configure(seed=43), songs, tiny_extractor, resumed=False)
         again = prepare_regressor(configure(), None, tiny_extractor, resumed=True)

@@ -3,11 +3,12 @@ import random
 import re
 import shutil
 from copy import copy, deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
+from commands import leave, succeed
 from datasets import Dataset
 
 from emotion_ft import run_folder
@@ -31,42 +32,61 @@ def splits(stored_songs):
     return {name: stored_songs[name]["song_id"][:] for name in SPLIT_NAMES}
 
 
-@pytest.fixture
-def configure(songs_root, tmp_path):
-    """`configure(*flags)` -> the configuration whose front end is `tiny_extractor`."""
+@pytest.fixture(scope="module")
+def built(songs_root, tmp_path_factory):
+    """`built(folder, *flags)` -> the configuration of a run in `folder` whose front end is `tiny_extractor`."""
+    cache = tmp_path_factory.mktemp("cache")
 
-    def make(*flags):
+    def make(folder, *flags):
         audio = ("--seconds", "2", "--num_windows", "3")
-        data = ("--data_root", str(songs_root), "--cache_dir", str(tmp_path / "cache"))
-        output = ("--output_dir", str(tmp_path / "run"), "--precision", "fp32")
+        data = ("--data_root", str(songs_root), "--cache_dir", str(cache))
+        output = ("--output_dir", str(folder), "--precision", "fp32")
         return parse_config([*audio, *data, *output, *map(str, flags)])
 
     return make
 
 
 @pytest.fixture
-def finished(configure, tiny_model, stored_songs, tmp_path):
-    """The folder of a finished fine-tuning run."""
-    config = configure()
-    tiny_model.save_pretrained(config.training.output_dir)
-    build_extractor(config).save_pretrained(config.training.output_dir)
+def configure(built, tmp_path):
+    """`configure(*flags)` -> the configuration of the run `finished`."""
+    return lambda *flags: built(tmp_path / "run", *flags)
+
+
+@pytest.fixture(scope="module")
+def finished_once(built, tiny_model, stored_songs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    config = built(folder)
+    tiny_model.save_pretrained(folder)
+    build_extractor(config).save_pretrained(folder)
     save_inputs(config, stored_songs, [])
-    (tmp_path / "run" / "all_results.json").write_text(json.dumps({"protocol": "tiny"}))
-    return tmp_path / "run"
+    run_folder.write_results(folder, {"protocol": "tiny"})
+    return folder
 
 
-@pytest.fixture
-def gan(tiny_extractor, splits, configure, tmp_path):
-    """The folder of a trained GAN."""
+@pytest.fixture(scope="module")
+def gan_once(built, tiny_extractor, splits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator = MelGenerator(MelGanConfig(max_length=101, channels=4, num_scales=2, latent_size=8))
-    generator.save_pretrained(tmp_path / "gan")
-    tiny_extractor.save_pretrained(tmp_path / "gan")
-    write_split(splits, tmp_path / "gan" / "splits")
-    configure().save(tmp_path / "gan")
-    (tmp_path / "gan" / "all_results.json").write_text("{}")
-    return tmp_path / "gan"
+    generator.save_pretrained(folder)
+    tiny_extractor.save_pretrained(folder)
+    write_split(splits, folder / "splits")
+    built(folder / "run").save(folder)
+    run_folder.write_results(folder, {})
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """The folder of a finished fine-tuning run."""
+    return Path(shutil.copytree(finished_once, tmp_path / "run"))
+
+
+@pytest.fixture
+def gan(gan_once, tmp_path):
+    """The folder of a trained GAN."""
+    return Path(shutil.copytree(gan_once, tmp_path / "gan"))
 
 
 def move(folder, splits, side, count):
@@ -152,7 +172,7 @@ class TestTrainSongs:
     def test_an_unfinished_run_is_refused(self, configure, finished, name):
         path = finished / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        with pytest.raises(UsageError, match=rf"no finished fine-tuning run, {re.escape(name)} is missing"):
+        with pytest.raises(UsageError, match=rf"not a finished fine-tuning run, {re.escape(name)} is missing"):
             load_train_songs(configure(), finished, build_extractor(configure()))
 
     def test_a_folder_without_a_model_is_refused(self, configure, finished):
@@ -323,12 +343,12 @@ class TestConfirmation:
         windows = torch.randn(5, 101, 128, generator=torch.Generator().manual_seed(0))
         emotion = torch.rand(5, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
         with torch.no_grad():
-            heard = 5 + 4 * tiny_model(windows).logits
-        asked = 5 + 4 * emotion
+            predicted = 5 + 4 * tiny_model(windows).logits
+        requested = 5 + 4 * emotion
         for within in (0.5, 2.0):
             miss = Confirmation(deepcopy(tiny_model).train(), within)(windows, emotion)
             assert miss.shape == (5,) and not miss.requires_grad
-            torch.testing.assert_close(miss, (heard - asked).abs().max(1).values / within)
+            torch.testing.assert_close(miss, (predicted - requested).abs().max(1).values / within)
 
     def test_the_named_model_judges(self, mix, tiny_model):
         mixed = mix("--confirm_within", "0.7")
@@ -360,41 +380,28 @@ class TestConfirmation:
 @pytest.mark.slow
 class TestFinetune:
     @pytest.fixture
-    def finetune(self, recipe, songs_root, gan, tmp_path):
-        sections = {
-            "data": {"data_root": str(songs_root), "cache_dir": str(tmp_path / "cache")},
-            "audio": {"seconds": 2.0, "num_windows": 3},
-            "model": {
-                "checkpoint": None,
-                "hidden_size": 32,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "intermediate_size": 64,
-                "time_stride": 16,
-                "frequency_stride": 16,
-            },
-            "training": {"num_train_epochs": 2, "precision": "fp32", "gradient_accumulation_steps": 1},
-            "synthetic": {"gan": str(gan)},
-        }
-        path = tmp_path / "tiny.yaml"
-        path.write_text(yaml.safe_dump(sections))
-        return lambda *flags: recipe("finetune", path, "--output_dir", tmp_path / "mixed", *flags)
+    def flags(self, configure, gan, tmp_path):
+        """Of the recipe `finetune`, for a tiny model and the windows of `gan`."""
+        sizes = ("--checkpoint", "", "--hidden_size", 32, "--num_hidden_layers", 2, "--num_attention_heads", 2,
+                 "--intermediate_size", 64, "--time_stride", 16, "--frequency_stride", 16)  # fmt: skip
+        pace = ("--num_train_epochs", 2, "--gradient_accumulation_steps", 1)
+        file = configure("--gan", gan).save(tmp_path)
+        return (file, *sizes, *pace, "--output_dir", tmp_path / "mixed")
 
-    def test_trains_with_synthetic_windows_and_is_scored_on_real_songs(self, finetune, splits, tmp_path):
-        process = finetune("--synthetic_fraction", "0.5")
-        assert process.returncode == 0, process.stderr
-        assert "16 of 32 training rows are synthetic" in process.stderr
+    def test_trains_with_synthetic_windows_and_is_scored_on_real_songs(self, flags, splits, tmp_path):
+        done = succeed("finetune", *flags, "--synthetic_fraction", "0.5")
+        assert "16 of 32 training rows are synthetic" in done.stderr
         results = json.loads((tmp_path / "mixed" / "all_results.json").read_text())
         assert (results["synthetic_windows"], results["train_songs"], results["test_songs"]) == (16, 16, 4)
         assert read_split(tmp_path / "mixed" / "splits") == splits
         assert np.isfinite(results["train_loss"]) and np.isfinite(results["test_mean_ccc"])
         assert max(json.loads(p.read_text())["global_step"] for p in (tmp_path / "mixed").rglob("*_state.json")) == 8
 
-    def test_a_leak_is_one_clear_sentence(self, finetune, gan, splits):
+    def test_a_leak_is_one_clear_sentence(self, flags, gan, splits):
         move(gan, splits, "test", 2)
-        process = finetune()
-        assert process.returncode == 1 and "Traceback" not in process.stderr
-        assert "finetune: " in process.stderr and "was trained on 2 of the 4 test songs" in process.stderr
+        done = leave(1, "finetune", *flags)
+        assert done.stderr.splitlines()[-1].startswith("finetune: ")
+        assert "was trained on 2 of the 4 test songs" in done.stderr
 
 
 class TestResuming:
@@ -436,17 +443,17 @@ class TestResuming:
     def test_other_songs_are_refused(self, begun, splits):
         make, run, checkpoint = begun
         write_split({**splits, "train": splits["train"][1:]}, run / "splits")
-        with pytest.raises(UsageError, match=r"the id lists in '.*run' are others"):
+        with pytest.raises(UsageError, match=r"the id lists in '.*run' have changed"):
             refuse_changes(make(), run, checkpoint)
 
     def test_an_older_checkpoint_or_anothers_is_refused(self, begun, tmp_path):
         make, run, checkpoint = begun
         for other in (checkpoint.with_name("checkpoint-2"), tmp_path / "elsewhere" / "checkpoint-4"):
-            with pytest.raises(UsageError, match="goes on from the last checkpoint in its gan_output_dir"):
+            with pytest.raises(UsageError, match="resumes from the last checkpoint in its gan_output_dir"):
                 refuse_changes(make(), run, other)
 
 
-def test_a_run_that_saw_fakes_measures_nothing(configure, finished, stored_songs):
+def test_a_run_that_saw_synthetic_windows_measures_nothing(configure, finished, stored_songs):
     configure("--gan", "some/gan").save(finished)
     with pytest.raises(UsageError, match=r"was fine-tuned with the windows of some/gan"):
         load_train_songs(configure(), finished, build_extractor(configure()))

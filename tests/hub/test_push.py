@@ -25,7 +25,7 @@ from emotion_ft.hub.push import push, shared_files
 from emotion_ft.hub.repository import add_pipeline
 from emotion_ft.inference.loading import load_model
 from emotion_ft.inference.predict import predict_file, predict_log_mel
-from emotion_ft.reports.cards import write_model_card
+from emotion_ft.reports.cards import card_for, write_model_card
 from emotion_ft.scoring.metrics import score
 from emotion_ft.scoring.scores import flat
 
@@ -76,8 +76,9 @@ def results():
         list(rows.values()),
         pd.MultiIndex.from_tuples([("repaired", name) for name in rows], names=["labels", "system"]),
     )
-    about = {"protocol": "songs rendered in DEAM's layout; seed 42", "train_songs": 60, "validation_songs": 20,
-             "test_songs": 20, "synthetic_windows": 0, "label_weights": "none"}  # fmt: skip
+    songs = {"source": "songs rendered in DEAM's layout", "labels": "repaired", "rendered": True, "songs": 100}
+    about = {"protocol": f"{songs['source']}; seed 42", "collections": [songs], "train_songs": 60,
+             "validation_songs": 20, "test_songs": 20, "synthetic_windows": 0, "label_weights": "none"}  # fmt: skip
     return scores, about | flat(scores)
 
 
@@ -105,6 +106,10 @@ def python(code, *arguments, cwd="/", **environment):
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def text_of(folder):
+    return (folder / "README.md").read_text()
 
 
 def front(card):
@@ -142,7 +147,10 @@ class TestPush:
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == f"{hub.url}/user/run"
         files = hub.files("user/run")
-        code = {f"{name}_ast_emotion.py" for name in ("configuration", "feature_extraction", "modeling", "pipeline")}
+        code = {
+            f"{name}_ast_emotion.py"
+            for name in ("audio", "configuration", "feature_extraction", "modeling", "pipeline")
+        }
         assert {
             "README.md",
             "config.json",
@@ -200,7 +208,7 @@ def attempt(*arguments, **options):
 
 folder, said = Path(sys.argv[1]), []
 attempt("branched", private=True, revision="dev", message="first")
-(folder / "scores.csv").unlink()
+(folder / "report.html").unlink()
 attempt("user/branched", private=True, revision="dev", message="second")
 attempt("user/open")
 attempt("user/open", private=True)
@@ -227,7 +235,7 @@ print(json.dumps(said))
         assert 'load_model("user/branched", revision="dev")' in hub.files("user/branched", "dev")["README.md"].decode()
         first, second = hub.commits("user/branched")[1:]
         assert (first.title, second.title) == ("first", "second")
-        assert set(first.files) - set(second.files) == {"scores.csv"} and set(second.files) < set(first.files)
+        assert set(first.files) - set(second.files) == {"report.html"} and set(second.files) < set(first.files)
         expected = ("'user/open' is public already", "'user/open': the Hub knows no such token: log in",
                     "'somebody/theirs': the token may not write there", "'user/open': the token may not write there",
                     "'a/b/c' names no repository: expected you/name", "Invalid metadata in README.md",
@@ -252,7 +260,7 @@ print(json.dumps(said))
             hub.stall = ""
             hub.released.set()
             assert set(hub.files("user/half")) == {".gitattributes"}
-            load = "import sys; from emotion_ft.inference.predict import load_model; load_model('user/half')"
+            load = "import sys; from emotion_ft import load_model; load_model('user/half')"
             done = subprocess.run(
                 [sys.executable, "-c", load], env=os.environ | online, capture_output=True, text=True
             )
@@ -278,6 +286,7 @@ print(json.dumps(said))
             (lambda run: [(run / name).unlink() for name in ("model.safetensors", "training_args.bin", "README.md")],
              "no README.md, model.safetensors;"),
             (lambda run: (run / "config.yaml").write_text(f"hub_token: hf_{'a' * 34}\n"), "what looks like a token"),
+            (lambda run: (run / "pipeline_ast_emotion.py").unlink(), "no finished run: no pipeline_ast_emotion.py;"),
             (shutil.rmtree, "no such folder"),
         ],
     )  # fmt: skip
@@ -285,6 +294,24 @@ print(json.dumps(said))
         change(run)
         with pytest.raises(UsageError, match=re.escape(message)):
             push(run, "user/x")
+
+
+class TestCard:
+    """The card that travels loads its own repository, and nothing else in it changes."""
+
+    def test_is_rendered_for_its_repository(self, run):
+        card = card_for(run, "you/model", "dev")
+        assert 'model="you/model", revision="dev", trust' in card and 'load_model("you/model", revision="dev")' in card
+        assert str(run) not in card and card.replace('"you/model", revision="dev"', f'"{run}"') == text_of(run)
+
+    def test_once_rendered_for_a_repository_it_can_be_rendered_for_another(self, run):
+        write_model_card(run, "you/model")
+        assert card_for(run, "you/other") == text_of(run).replace("you/model", "you/other")
+
+    def test_a_card_that_was_edited_stays_as_it_is(self, run):
+        text = text_of(run) + '\n```python\nAutoModel.from_pretrained("somebody/else"); load_dataset("a/b")\n```\n'
+        (run / "README.md").write_text(text)
+        assert card_for(run, "you/model") == text
 
 
 class TestGan:

@@ -61,11 +61,11 @@ def test_the_table_shows_what_differs(folder, model, tiny_extractor):
     table = parity_table(runtimes | {"off": off}, tiny_extractor, log_mels, repeats=1)
     assert table.loc["torch", ["valence", "arousal"]].tolist() == [0, 0]
     assert table.loc["onnx", ["valence", "arousal"]].max() < 1e-3 < table.loc["off", "valence"]
-    assert table.loc["off", "arousal"] == 0 and (table["ms a window"] > 0).all()
+    assert table.loc["off", "arousal"] == 0 and (table["ms per window"] > 0).all()
 
 
 def test_what_is_not_there_or_broken(folder, tiny_extractor, tmp_path):
-    with pytest.raises(UsageError, match=r"no ONNX model at .*recipes/export_onnx.py"):
+    with pytest.raises(UsageError, match=r"no ONNX model at .*emotion-ft export_onnx"):
         load_onnx(tmp_path)
     (tmp_path / "onnx").mkdir()
     (tmp_path / FILES["onnx"]).write_bytes(b"half of it")
@@ -73,7 +73,7 @@ def test_what_is_not_there_or_broken(folder, tiny_extractor, tmp_path):
         load_onnx(tmp_path)
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_text((folder / name).read_text())
-    with pytest.raises(UsageError, match="is no ONNX model that can be run"):
+    with pytest.raises(UsageError, match="is not an ONNX model that can be run"):
         load_onnx(tmp_path)
 
 

@@ -357,10 +357,10 @@ class TestRecipe:
     @pytest.mark.parametrize("missing", ["nothing_here", "empty"])
     def test_a_missing_model_is_one_clear_sentence(self, predict, song, tmp_path, missing):
         (tmp_path / "empty").mkdir()
-        status, printed, _ = predict(song, "--model", tmp_path / missing)
-        assert isinstance(status, str) and not printed  # sys.exit(text): to stderr, status 1
-        assert str(tmp_path / missing) in status and re.search("no model|not a model|no such", status)
-        assert "Repo id must be" not in status
+        status, printed, errors = predict(song, "--model", tmp_path / missing)
+        assert status == 1 and not printed and len(errors.splitlines()) == 1
+        assert str(tmp_path / missing) in errors and re.search("no model|not a model|no such", errors)
+        assert "Repo id must be" not in errors
 
     def test_help_is_quick(self):
         code = """

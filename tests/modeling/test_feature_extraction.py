@@ -1,4 +1,6 @@
+import itertools
 import pickle
+from fractions import Fraction
 
 import librosa
 import numpy as np
@@ -116,6 +118,22 @@ class TestWindow:
         assert mel.window_starts(701, 1).tolist() == [100]
         assert mel.window_starts(501).tolist() == mel.window_starts(20).tolist() == [0] * 5
         assert mel.window_starts(503, 3).tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize("step", [0.5, 0.33, 0.05, 0.02, 1e-9, 7.0, 1e300])
+    @pytest.mark.parametrize("frames", [20, 501, 502, 640, 1751])
+    def test_curve_starts_follow_the_step_as_far_as_windows_fit(self, mel, frames, step):
+        step_frames = max(Fraction(str(step)) * 50, 1)  # 50 frames per second
+        expected, position = [], Fraction(0)
+        while round(position) <= max(frames - 501, 0):
+            expected.append(round(position))
+            position += step_frames
+        starts = mel.curve_starts(frames, step).tolist()
+        assert starts == expected
+        assert all(later > earlier for earlier, later in itertools.pairwise(starts))
+
+    def test_frame_rate(self, mel):
+        assert mel.frame_rate == 50
+        assert ASTEmotionFeatureExtractor(front_end="ast").frame_rate == 100
 
     def test_windows_are_the_windows_at_these_starts(self, mel):
         log_mel = mel.log_mel(noise(16000 * 12))

@@ -122,7 +122,7 @@ class TestGenerator:
 
     @pytest.mark.parametrize("scale", range(SCALES))
     @torch.no_grad()
-    def test_every_scale_hears_the_emotion(self, generator, scale):
+    def test_every_scale_responds_to_the_emotion(self, generator, scale):
         generator = deepcopy(generator)
         generator.seed.weight[:, LATENT:] = 0
         for other in {*range(SCALES)} - {scale}:
@@ -202,12 +202,12 @@ class TestRegressor:
     def test_emotions_lie_inside_the_scale(self, windows):
         regressor = make(MelRegressor)
         regressor.output.weight.mul_(1000)
-        heard = regressor(windows)
-        assert heard.shape == (4, 2)
-        assert 0.9 < heard.abs().max() <= 1
+        predicted = regressor(windows)
+        assert predicted.shape == (4, 2)
+        assert 0.9 < predicted.abs().max() <= 1
 
     @torch.no_grad()
-    def test_a_window_is_heard_by_itself(self, windows):
+    def test_each_window_is_predicted_by_itself(self, windows):
         regressor = make(MelRegressor)
         torch.testing.assert_close(regressor(windows)[:1], regressor(windows[:1]))
 
@@ -373,9 +373,8 @@ generator, discriminator, regressor = (
 )
 with torch.no_grad():
     made = generator.generate(emotion, seed=3)
-    save_file(
-        {"made": made, "scores": discriminator(windows, emotion), "heard": regressor(windows)}, "outputs.safetensors"
-    )
+    outputs = {"made": made, "scores": discriminator(windows, emotion), "predicted": regressor(windows)}
+    save_file(outputs, "outputs.safetensors")
 print(*(type(model).__module__.split(".")[0] for model in (generator, discriminator, regressor)))
 print(*(type(model).__name__ for model in (generator, discriminator, regressor)))
 """
@@ -391,4 +390,4 @@ print(*(type(model).__name__ for model in (generator, discriminator, regressor))
         with torch.no_grad():
             torch.testing.assert_close(outputs["made"], generator.generate(emotion, seed=3))
             torch.testing.assert_close(outputs["scores"], models[1](windows, emotion))
-            torch.testing.assert_close(outputs["heard"], models[2](windows))
+            torch.testing.assert_close(outputs["predicted"], models[2](windows))

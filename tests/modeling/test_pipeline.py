@@ -189,7 +189,7 @@ class TestBatches:
         counted, seen = deepcopy(model), []
         counted.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
         MusicEmotionPipeline(counted, feature_extractor=tiny_extractor, device="cpu", **options)(songs)
-        assert seen == sizes  # three windows a song
+        assert seen == sizes  # three windows per song
 
     def test_a_long_file_is_never_held_whole(self, pipe, tmp_path):
         seconds = 300
@@ -326,6 +326,7 @@ class TestSaveAndLoad:
             }
         }
         assert {path.name for path in saved.iterdir()} == {
+            "audio_ast_emotion.py",
             "config.json",
             "configuration_ast_emotion.py",
             "feature_extraction_ast_emotion.py",

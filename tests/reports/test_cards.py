@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -25,8 +26,8 @@ from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
 from emotion_ft.errors import UsageError
 from emotion_ft.hub.repository import add_pipeline
 from emotion_ft.inference.predict import predict_file
-from emotion_ft.reports import tables
 from emotion_ft.reports.cards import write_data_card, write_gan_card, write_model_card, write_validation_card
+from emotion_ft.reports.environment import environment
 from emotion_ft.scoring import curves
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
 from emotion_ft.scoring.scores import flat, score_with_intervals
@@ -35,7 +36,14 @@ from emotion_ft.training.trainer import EmotionTrainer
 TOKEN = "hf_user"
 RENDERED = "songs rendered in DEAM's layout; labels repaired (exchanged back in 0 rows); split random, seed 42"
 DEAM = "DEAM; labels repaired (exchanged back in 744 rows with ids ≤ 1000); split random, seed 42"
-PMEMO = "PMEmo; labels as distributed"
+
+
+def collection(source, labels="repaired", rendered=False):
+    return {"source": source, "labels": labels, "rendered": rendered, "songs": 98}
+
+
+OURS = [collection("songs rendered in DEAM's layout", rendered=True)]
+FROM_DEAM, FROM_PMEMO = [collection("DEAM")], [collection("PMEmo", "distributed")]
 PRIVATE = ("songs.csv", "predictions.csv", "bad_files.csv", "training_args.bin", "checkpoint-2/model.safetensors",
            "checkpoint-2/modeling_ast_emotion.py", "runs/today/events.out.tfevents.1", "audit/audit.csv")  # fmt: skip
 
@@ -57,7 +65,9 @@ def make_scores(treatments=("repaired",), artists=5):
 def run(tiny_model, tiny_extractor, tmp_path_factory):
     """`run(protocol, ...)` -> a folder as a finished run leaves it, with its card."""
 
-    def make(protocol=RENDERED, scores=None, checkpoint=None, curve_scores=None, model_id=None, **changes):
+    def make(
+        protocol=RENDERED, collections=OURS, scores=None, checkpoint=None, curve_scores=None, model_id=None, **changes
+    ):
         folder = tmp_path_factory.mktemp("run")
         tiny_model.save_pretrained(folder)
         tiny_extractor.save_pretrained(folder)
@@ -70,10 +80,11 @@ def run(tiny_model, tiny_extractor, tmp_path_factory):
         }
         for section, settings in changes.pop("config", {}).items():
             config[section] |= settings
-        results = {"protocol": protocol, "labels": "repaired", "label_weights": "none", "train_songs": 60,
-                   "validation_songs": 18, "test_songs": 20, "synthetic_windows": 0, "bad_files": 0, "epochs": 7.0,
-                   "train_runtime": 65.4, "train_loss": 0.1234567, "validation_mean_ccc": 0.81234, "base_model": None,
-                   **tables.environment(torch.device("cpu")), **flat(scores), **changes}  # fmt: skip
+        results = {"protocol": protocol, "collections": collections, "labels": "repaired", "label_weights": "none",
+                   "train_songs": 60, "validation_songs": 18, "test_songs": 20, "synthetic_windows": 0,
+                   "bad_files": 0, "epochs": 7.0, "train_runtime": 65.4, "train_loss": 0.1234567,
+                   "validation_mean_ccc": 0.81234, "base_model": None,
+                   **environment(torch.device("cpu")), **flat(scores), **changes}  # fmt: skip
         run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
         if curve_scores is not None:
             run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
@@ -131,7 +142,7 @@ class TestModelCard:
 
     def test_says_what_it_ran_on_and_how_it_was_set(self, rendered):
         text = text_of(rendered)
-        assert f"emotion_ft {__version__}" in text and f"torch {torch.__version__}" in text
+        assert f"emotion_ft {__version__}" in text and f"torch {version('torch')}" in text
         assert f"| hardware | CPU ({torch.get_num_threads()} threads) |" in text
         for line in ("| epochs | 7; mean CCC of the weights kept, on the validation songs: 0.812 |",
                      "| time | 65 s since", "| started from | random weights |", "windows of 101 frames, 2 s |",
@@ -168,7 +179,7 @@ class TestModelCard:
     def test_curve_scores(self, run):
         values = np.linspace(-0.5, 0.5, 24).reshape(3, 4, 2)
         table = curves.score_curves(list(values + 0.1), list(values))
-        text = text_of(run("DEAM; labels dynamic (means of the curves); split random", curve_scores=table))
+        text = text_of(run(collections=[collection("DEAM", "dynamic")], curve_scores=table))
         assert "MediaEval 2015" in text and "mean of the half-second annotations" in text
         assert re.search(r"\| all windows of all songs together +\| +0\.100 ", text)
 
@@ -183,27 +194,39 @@ class TestModelCard:
         assert ModelCard.load(pretrained / "README.md").data.license is None
 
     def test_deam_has_terms_limits_and_a_citation(self, run):
-        folder = run(DEAM, checkpoint="MIT/ast", base_model="MIT/ast", synthetic_windows=9, label_weights="agreement")
+        folder = run(
+            DEAM, FROM_DEAM, checkpoint="MIT/ast", base_model="MIT/ast", synthetic_windows=9, label_weights="agreement"
+        )
         text, data = said(text_of(folder)), ModelCard.load(folder / "README.md").data
         assert data.base_model == "MIT/ast" and data.license is None
         for part in ("CC BY-NC", "Apache License 2.0", "10.1371/journal.pone.0173392", "10.21437/Interspeech.2021-698",
-                     "excerpts of 45 s", "exchanged back in 744 rows", "started from | `MIT/ast`",
-                     "came from a GAN that learnt from these", "annotators agree", "Mechanical Turk"):  # fmt: skip
+                     "excerpts of 45 s", "started from | `MIT/ast`", "came from a GAN that learned only from these",
+                     "annotators agree", "Mechanical Turk"):  # fmt: skip
             assert part in text, part
         assert "of no use" not in text and "whoever distributes" not in text
 
     def test_other_collections_are_named_and_not_judged(self, run):
-        text = said(text_of(run(f"DEAM; labels repaired (…) + {PMEMO}; split random, seed 42")))
+        text = said(text_of(run(collections=FROM_DEAM + FROM_PMEMO)))
         assert "PMEmo: whoever distributes the collection decides" in text and "CC BY-NC" in text
         assert "as the collection gives them." in text and "744" not in text
-        alone = said(text_of(run(f"{PMEMO}; split random, seed 42")))
+        alone = said(text_of(run(collections=FROM_PMEMO)))
         assert "PMEmo: whoever" in alone and "CC BY-NC" not in alone and "Western" not in alone
-        assert "744 of DEAM's rows" in text_of(run("DEAM; labels as distributed; split random, seed 42"))
+        assert "744 of DEAM's rows" in text_of(run(collections=[collection("DEAM", "distributed")]))
+
+    def test_no_name_makes_a_collection_rendered_or_deams(self, run):
+        folder = run("Surrendered; labels as distributed", [collection("Surrendered", "distributed")])
+        text = said(text_of(folder))
+        assert "Surrendered: whoever distributes" in text and "of no use on music" not in text
+        assert "CC BY-NC" in said(text_of(run("songs", FROM_DEAM))) and "CC BY-NC" not in text
+
+    def test_the_install_line_has_bounds(self, rendered):
+        line = re.search(r"`pip install (.*?)`", text_of(rendered))[1]
+        assert all(f'"{name}' in line for name in ("torch<2.15", "torchaudio<2.12", "transformers<6", "soxr>="))
 
     def test_a_folder_is_no_repository_to_start_from(self, run):
-        folder = run(DEAM, checkpoint="/home/somebody/runs/other")
+        folder = run(DEAM, FROM_DEAM, checkpoint="/home/somebody/runs/other")
         text = text_of(folder)
-        assert "other weights of whoever trained it" in text and "/home/somebody" not in text
+        assert "weights that whoever trained it had at hand" in text and "/home/somebody" not in text
         assert ModelCard.load(folder / "README.md").data.base_model is None
 
     def test_shows_the_pictures_that_are_there(self, run):
@@ -276,7 +299,7 @@ class TestTrainer:
         results = json.loads((folder / "all_results.json").read_text())
         run_folder.write_results(folder, results | {"train_loss": loss})
         ours.create_model_card()
-        assert "held-out songs, looked at once" in text_of(folder)
+        assert "held-out songs, used once" in text_of(folder)
 
     @pytest.mark.parametrize("best", [True, False])
     def test_card_without_held_out_songs_says_so(self, trainer, tmp_path, best):
@@ -292,7 +315,7 @@ class TestTrainer:
         assert "No held-out result" in card.text and "flatter it" in card.text
         assert not card.data.eval_results and card.data.base_model == "MIT/ast"
         assert "report.html" not in card.text and "splits/" not in card.text
-        assert "| number | 16 | 4 |" in card.text and f"torch {torch.__version__}" in card.text
+        assert "| number | 16 | 4 |" in card.text and f"torch {version('torch')}" in card.text
         assert yaml.safe_load(re.search(r"```yaml\n(.*?)```", card.text, re.S)[1])["training"]["max_steps"] == 3
         assert 'model="user/x"' in card.text and str(tmp_path) not in card.text
 
@@ -324,8 +347,7 @@ class TestTrainer:
 
 PUSH = """
 import sys
-from emotion_ft import EmotionTrainer, TrainingConfig
-from emotion_ft.inference.predict import load_model
+from emotion_ft import EmotionTrainer, TrainingConfig, load_model
 
 model, extractor = load_model(sys.argv[1])
 arguments = TrainingConfig(sys.argv[1], precision="fp32", hub_model_id="user/pushed", eval_strategy="no",
@@ -355,7 +377,10 @@ class TestPushToHub:
             (folder / name).write_text(name)
         python(PUSH, tmp_path, False, folder, **online)
         files = hub.files("user/pushed")
-        code = {f"{name}_ast_emotion.py" for name in ("configuration", "feature_extraction", "modeling", "pipeline")}
+        code = {
+            f"{name}_ast_emotion.py"
+            for name in ("audio", "configuration", "feature_extraction", "modeling", "pipeline")
+        }
         assert set(files) - {".gitattributes"} == code | {
             "README.md", "config.json", "preprocessor_config.json", "model.safetensors", "all_results.json",
             "config.yaml", "scores.csv", "report.html", "splits/test.txt", "plots/valence_arousal.png",
@@ -390,7 +415,9 @@ class TestGanCard:
 
     def test_names_versions_and_terms_of_deam(self, gan_dir):
         folder, _, results = gan_dir
-        run_folder.write_results(folder, results | {"protocol": DEAM, **tables.environment(torch.device("cpu"))})
+        run_folder.write_results(
+            folder, results | {"protocol": DEAM, "collections": FROM_DEAM, **environment(torch.device("cpu"))}
+        )
         text = said(write_gan_card(folder).read_text())
         assert f"Trained with emotion_ft {__version__}" in text and "CC BY-NC" in text and "of no use" not in text
 
@@ -414,7 +441,7 @@ class TestDataCard:
         for part in (held, f"mean ± standard deviation | {valence} |",
                      "| `repaired` | DEAM; labels as distributed (no dynamic annotations to repair them by) |",
                      "128 mel bands of 50-8000 Hz, FFT of 1024 samples, a frame every 20 ms", '"you/songs"',
-                     "CC BY-NC", "for these log-mels", "10.1371/journal.pone.0173392"):  # fmt: skip
+                     "CC BY-NC", "of these log-mels", "10.1371/journal.pone.0173392"):  # fmt: skip
             assert part in text, part
         assert "say nothing about music" not in text and "The code in this repository" not in text
 
@@ -432,9 +459,9 @@ class TestDataCard:
 def test_validation_card_of_unnamed_songs(tiny_model, tiny_extractor, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     tiny_extractor.save_pretrained(tmp_path)
-    results = {"protocol": "", "train_songs": 3, "validation_songs": 0}
+    results = {"protocol": "", "collections": [], "train_songs": 3, "validation_songs": 0}
     text = said(write_validation_card(tmp_path, results, {}).read_text())
-    assert "whoever trained it has to say" in text and "The songs: whoever distributes" in text
+    assert "Whoever trained it has to say" in text and "The songs: whoever distributes" in text
 
 
 def test_every_name_that_a_card_links_to_travels(rendered):

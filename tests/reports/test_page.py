@@ -2,25 +2,27 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict, concatenate_datasets
+from emotion_ft.recipes import report
 from transformers import TrainerState
 
 from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
 from emotion_ft.data.collections.audit import audit
+from emotion_ft.data.songs import collections_of
 from emotion_ft.errors import UsageError
-from emotion_ft.reports import song_plots, tables
+from emotion_ft.reports import song_plots
 from emotion_ft.reports.audit import write_audit
 from emotion_ft.reports.page import quadrant_errors, write_page
+from emotion_ft.reports.tables import COLUMNS, LEGEND
+from emotion_ft.reports.training_plots import plot_learning_curve
 from emotion_ft.scoring.curves import score_curves
 from emotion_ft.scoring.metrics import DIMENSIONS
 from emotion_ft.scoring.scores import flat, predictions_table, references, score_systems, system_predictions
@@ -94,7 +96,8 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     if exchanged:
         table = table.assign(other_valence=table["arousal"], other_arousal=table["valence"])
     scores = score_systems(table, resamples=20)
-    results = {"protocol": f"songs of a test, seed {seed}", "labels": "repaired", "epochs": 3.0, "train_runtime": 12.0}
+    results = {"protocol": f"songs of a test, seed {seed}", "collections": collections_of(test)}
+    results |= {"labels": "repaired", "epochs": 3.0, "train_runtime": 12.0}
     results |= {f"{name}_songs": len(side) for name, side in songs.items()}
     results |= {"synthetic_windows": 0, "bad_files": 0, "validation_mean_ccc": 0.5, **flat(scores)}
     results |= {"interval_level": 0.9, "interval_valence": 1.25, "interval_arousal": 1.5}
@@ -109,7 +112,7 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     song_plots.plot_residuals(folder, references(table), system_predictions(table, "model"))
     song_plots.plot_worst_songs(folder, table, test, extractor)
     log = [{"epoch": epoch, "loss": 1 / epoch, "eval_valence_ccc": epoch / 4} for epoch in (1.0, 2.0, 3.0)]
-    tables.plot_learning_curve(folder, TrainerState(epoch=3.0, max_steps=30, global_step=30, log_history=log), 0.25)
+    plot_learning_curve(folder, TrainerState(epoch=3.0, max_steps=30, global_step=30, log_history=log), 0.25)
     run_folder.write_results(folder, results)
     return folder
 
@@ -149,7 +152,8 @@ def folds(songs, tiny_extractor, tmp_path_factory):
     fold_scores = cross_validation.score_folds(table).rename_axis("fold").reset_index()
     run_folder.write_table(folder, run_folder.FOLD_SCORES, fold_scores)
     shutil.copy(folder / "fold-0" / "config.yaml", folder)
-    results = {"protocol": "2-fold", "labels": "repaired", "folds": 2, **cross_validation.pooled_results(folder, 2)}
+    results = {"protocol": "2-fold", "collections": [], "labels": "repaired", "folds": 2}
+    results |= cross_validation.pooled_results(folder, 2)
     run_folder.write_results(folder, results | flat(scores))
     return Page(write_page(folder)), folder
 
@@ -157,7 +161,7 @@ def folds(songs, tiny_extractor, tmp_path_factory):
 def cells(row):
     """Cells of the table of scores, from a row of its CSV."""
     written = []
-    for key in tables.COLUMNS:
+    for key in COLUMNS:
         interval = "" if np.isnan(row[f"{key}_low"]) else f" [{row[f'{key}_low']:z.2f}, {row[f'{key}_high']:z.2f}]"
         written.append(f"{row[key]:z.3f}{interval}")
     return written
@@ -210,7 +214,7 @@ class TestPage:
         model = scores.iloc[0]
         for key, title in (("valence_r2", "valence, R²"), ("arousal_ccc", "arousal, CCC")):
             assert f"{title}{model[key]:.2f} [{model[f'{key}_low']:.2f}, {model[f'{key}_high']:.2f}]" in page.text
-        assert tables.LEGEND in page.text
+        assert LEGEND in page.text
         curves = pd.read_csv(folder / run_folder.CURVE_SCORES, index_col="scored")
         assert page.row("all windows of all songs together") == [f"{value:z.3f}" for value in curves.loc["windows"]]
 
@@ -253,10 +257,10 @@ class TestPage:
     def test_gives_the_configuration_and_the_commands(self, run, folds):
         page, folder = run
         assert (folder / "config.yaml").read_text().strip() in page.text
-        assert f"accelerate launch recipes/finetune.py {folder}/config.yaml --output_dir {folder}-again" in page.text
+        assert f"emotion-ft finetune {folder}/config.yaml --output_dir {folder}-again" in page.text
         assert "7, of the split" in page.text
         place = folds[1]
-        assert f"recipes/cross_validate.py {place}/config.yaml --folds 2 --output {place}-again" in folds[0].text
+        assert f"emotion-ft cross_validate {place}/config.yaml --folds 2 --output {place}-again" in folds[0].text
 
     def test_is_made_for_every_reader(self, run, folds):
         for page, _ in (run, folds):
@@ -282,7 +286,7 @@ class TestPage:
         for name in (run_folder.PREDICTIONS, run_folder.SCORES):
             shutil.copy(run[1] / name, folder)
         results = json.loads((run[1] / "all_results.json").read_text())
-        kept = ("protocol", "labels", "train_songs", "validation_songs", "test_songs")
+        kept = ("protocol", "collections", "labels", "train_songs", "validation_songs", "test_songs")
         run_folder.write_results(folder, {name: results[name] for name in kept})
         page = Page(write_page(folder))
         assert [attributes["id"] for attributes in page.attributes("section")] == SECTIONS
@@ -322,35 +326,31 @@ def test_quadrants_add_up(run):
 
 class TestUnfinished:
     def test_a_folder_without_a_run(self, tmp_path):
-        missing = "lacks all_results.json, predictions.csv, scores.csv: .*finetune.py CONFIG --output_dir"
+        missing = "lacks all_results.json, predictions.csv, scores.csv: .*emotion-ft finetune CONFIG --output_dir"
         with pytest.raises(UsageError, match=missing):
             write_page(tmp_path)
-        with pytest.raises(UsageError, match=r"it is not there: .*finetune.py CONFIG --output_dir"):
+        with pytest.raises(UsageError, match=r"it is not there: .*emotion-ft finetune CONFIG --output_dir"):
             write_page(tmp_path / "nowhere")
 
     def test_a_cross_validation_with_folds_to_come(self, tmp_path):
         (tmp_path / run_folder.CROSS_VALIDATION).write_text("{}")
-        with pytest.raises(UsageError, match=r"cross_validate.py CONFIG --output .* goes on with it"):
+        with pytest.raises(UsageError, match=r"emotion-ft cross_validate CONFIG --output .* goes on with it"):
             write_page(tmp_path)
 
 
 class TestRecipe:
-    def call(self, monkeypatch, *arguments):
-        monkeypatch.setattr(sys, "path", ["recipes", *sys.path])
-        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
-        runpy.run_path("recipes/report.py", run_name="__main__")
+    def call(self, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            report.main([str(argument) for argument in arguments])
+        return ended.value.code or 0
 
-    def test_names_the_page_and_its_size(self, run, monkeypatch, capsys):
-        self.call(monkeypatch, run[1])
+    def test_names_the_page_and_its_size(self, run, capsys):
+        assert self.call(run[1]) == 0
         assert re.fullmatch(rf"{run[1]}/report.html: \d\.\d MB\n", capsys.readouterr().out)
 
-    def test_answers_in_one_sentence(self, tmp_path, monkeypatch):
-        with pytest.raises(SystemExit, match=r"^report: '.*' holds no finished run.*\.$"):
-            self.call(monkeypatch, tmp_path)
-
-    def test_shows_help(self, recipe):
-        done = recipe("report", "--help", timeout=20)
-        assert done.returncode == 0 and "recipes/report.py OUTPUT_DIR" in done.stdout and not done.stderr
+    def test_answers_in_one_sentence(self, tmp_path, capsys):
+        assert self.call(tmp_path) == 1
+        assert re.fullmatch(r"report: '.*' holds no finished run.*\.\n", capsys.readouterr().err)
 
 
 def opened(folder, page, *additions, width=1280):

@@ -147,11 +147,10 @@ class TestTables:
         assert lines[2].startswith(" ") and f"[{low:.2f}, {high:.2f}]" in lines[2]
         assert f"<br>[{low:.2f},&nbsp;{high:.2f}] |" in tables.markdown_table(scores)
 
-    def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems, capsys):
+    def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems):
         scores = score_systems(predictions_table(under_another(labels)[0], systems))
         folds = scores.loc["repaired"].iloc[:1].rename(index={"model": "fold 0"})
-        tables.print_scores(scores, folds)
-        out = capsys.readouterr().out
+        out = tables.scores_text(scores, {}, folds)
         assert (
             out.index("fold 0") < out.index("model, pooled") < out.index("labels distributed") < out.index("bootstrap")
         )

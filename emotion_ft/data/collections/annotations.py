@@ -1,4 +1,4 @@
-"""DEAM's annotation CSVs: reading and checking.
+"""Reading and checking DEAM's annotation CSVs.
 
 Sources: the DEAM manual; Aljanaki, Yang & Soleymani (2017), "Developing a benchmark for emotional analysis of music",
 PLoS ONE 12(3).
@@ -42,11 +42,11 @@ STATIC_COLUMNS = {
     "arousal_std": ("arousal_std", 0, math.inf),
 }
 RATERS, FULL_SONG_RATERS = 10, 5
-"""How many people rated an excerpt of DEAM, and one of its full songs. Ratings are whole numbers, which tells: the
-means of 1738 of 1744 excerpts are multiples of 1/10, those of 50 of 58 full songs of 1/5, and the deviations fit these
-numbers as population deviations."""
+"""How many people rated an excerpt of DEAM, and one of its full songs. This is inferred from ratings being whole
+numbers: the means of 1738 of 1744 excerpts are multiples of 1/10, those of 50 of 58 full songs of 1/5, and the
+deviations fit these numbers as population deviations."""
 EXCHANGED_UP_TO = 1000
-"""The last song id of the block in which DEAM distributes valence as arousal and arousal as valence."""
+"""The last song id of the block that DEAM distributes with valence and arousal exchanged."""
 
 
 class Curve(NamedTuple):
@@ -58,18 +58,20 @@ class Curve(NamedTuple):
     arousal: np.ndarray
 
 
-def read_static(root: str | os.PathLike) -> pd.DataFrame:
-    """One row a song, sorted by its index `song_id`: `valence`, `valence_std`, `arousal`, `arousal_std`.
+def read_static(root: str | os.PathLike[str]) -> pd.DataFrame:
+    """One row per song, sorted by the index `song_id`: `valence`, `valence_std`, `arousal`, `arousal_std`.
 
     float64 on the 1-9 scale, as distributed: mean and standard deviation over the song's annotators. Ids are int64,
     from 0 to `COLLECTION` - 1. Columns are found by name, since the two files order them differently. Either file may
-    be absent.
-    Raises `AnnotationError`, naming file, line and value, for anything but that.
+    be missing.
+    Raises `AnnotationError`, with file, line and value, for anything else.
     """
     paths = [path for name in STATIC_FILES if (path := find_file(root, name))]
     if not paths:
         raise AnnotationError(f"no static annotations under {root}: looked for {' and '.join(STATIC_FILES)}")
-    songs, places, faults = {}, {}, []
+    songs: dict[int, dict[str, float]] = {}
+    places: dict[int, str] = {}
+    faults: list[str] = []
     for path in paths:
         rows = _rows(path)
         header = _header(path, rows, ("song_id", *STATIC_COLUMNS))
@@ -77,10 +79,10 @@ def read_static(root: str | os.PathLike) -> pd.DataFrame:
             place = f"{path}, line {line}"
             try:
                 if len(cells) != len(header):
-                    raise ValueError(f"{len(cells)} cells under {len(header)} columns: '{brief(','.join(cells))}'")
+                    raise ValueError(f"{len(cells)} cells for {len(header)} columns: '{brief(','.join(cells))}'")
                 song_id = _song_id(cells[header.index("song_id")])
                 if song_id in places:
-                    raise ValueError(f"song_id {song_id} again, already given in {places[song_id]}")
+                    raise ValueError(f"song_id {song_id} is repeated, first given in {places[song_id]}")
                 songs[song_id] = {
                     column: _number(cells[header.index(name)], name, low, high)
                     for name, (column, low, high) in STATIC_COLUMNS.items()
@@ -92,33 +94,33 @@ def read_static(root: str | os.PathLike) -> pd.DataFrame:
                     break
     refuse_faults(faults)
     if not songs:
-        raise AnnotationError(f"no songs in {' and '.join(map(str, paths))}: there is nothing below the header")
+        raise AnnotationError(f"no songs in {' and '.join(map(str, paths))}: nothing follows the header")
     static = pd.DataFrame.from_dict(songs, orient="index", dtype="float64").sort_index()
     return static.rename_axis("song_id")
 
 
-def read_dynamic(root: str | os.PathLike) -> dict[int, Curve]:
-    """The curves of each song that has them, from `valence.csv` and `arousal.csv`; {} where neither exists.
+def read_dynamic(root: str | os.PathLike[str]) -> dict[int, Curve]:
+    """The curves of each song that has them, from `valence.csv` and `arousal.csv`; {} if neither exists.
 
-    The files are wide, a row a song and a column a moment (`song_id,sample_15000ms,sample_15500ms,...`), each row
-    filled as far as its song lasts. Songs without a single value are skipped with a warning.
-    Raises `AnnotationError` if one file is missing, if the two do not hold the same songs and moments, and, naming
-    file, line and value, for gaps and for values that are not numbers in [-1, 1].
+    The files are wide: one row per song and one column per moment (`song_id,sample_15000ms,sample_15500ms,...`), with
+    values until the song ends. Songs without a single value are skipped with a warning.
+    Raises `AnnotationError` if one file is missing or the two differ in songs or moments, and, with file, line and
+    value, for gaps and for values that are not numbers in [-1, 1].
     """
-    paths = {axis: find_file(root, name) for axis, name in DYNAMIC_FILES.items()}
-    if not any(paths.values()):
+    paths = {axis: path for axis, name in DYNAMIC_FILES.items() if (path := find_file(root, name))}
+    if not paths:
         return {}
-    for axis, path in paths.items():
-        if path is None:
-            there = next(filter(None, paths.values()))
-            raise AnnotationError(f"found {there} but no {DYNAMIC_FILES[axis]} under {root}: both are needed")
-    (start, valence, lines), (arousal_start, arousal, _) = (_read_curves(path) for path in paths.values())
+    for axis in DYNAMIC_FILES.keys() - paths:
+        (there,) = paths.values()
+        raise AnnotationError(f"found {there} but no {DYNAMIC_FILES[axis]} under {root}: both are needed")
+    start, valence, lines = _read_curves(paths["valence"])
+    arousal_start, arousal, _ = _read_curves(paths["arousal"])
     if start != arousal_start:
         raise AnnotationError(f"{paths['valence']} starts at {start} s, but {paths['arousal']} at {arousal_start} s")
     for axis, only in (("valence", valence.keys() - arousal), ("arousal", arousal.keys() - valence)):
         if only:
             raise AnnotationError(
-                f"{len(only)} songs are only in {paths[axis]}: {first_ids(sorted(only))}; both need them"
+                f"{len(only)} songs are only in {paths[axis]}: {first_ids(sorted(only))}; both files need them"
             )
     empty = {song_id for song_id in valence if not len(valence[song_id]) or not len(arousal[song_id])}
     uneven = [song_id for song_id in valence.keys() - empty if len(valence[song_id]) != len(arousal[song_id])]
@@ -136,13 +138,13 @@ def read_dynamic(root: str | os.PathLike) -> dict[int, Curve]:
     return {key: Curve(start, CURVE_STEP, valence[key], arousal[key]) for key in sorted(valence.keys() - empty)}
 
 
-def read_artists(root: str | os.PathLike) -> dict[int, str]:
-    """The artist of each song for which one of the metadata files names one; {} where there are no such files.
+def read_artists(root: str | os.PathLike[str]) -> dict[int, str]:
+    """The artist of each song for which a metadata file gives one; {} if there are no such files.
 
     The rows are ragged (unquoted commas, trailing labels), so each line is parsed on its own, and lines that do not
     begin with an integer id are skipped with a warning. Raises `AnnotationError` if a file lacks the two columns.
     """
-    artists = {}
+    artists: dict[int, str] = {}
     for path in filter(None, (find_file(root, name) for name in METADATA_FILES)):
         lines = io.StringIO(_text(path), newline=None)
         rows = enumerate((_cells(line) for line in lines if line.strip(", \t\r\n")), start=1)
@@ -171,19 +173,21 @@ def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, in
     times = [int(moment[1]) / 1000 if moment else math.nan for moment in moments]
     if not times or not np.array_equal(times, times[0] + CURVE_STEP * np.arange(len(times))):
         raise AnnotationError(
-            f"{path}, line 1: expected song_id,sample_15000ms,sample_15500ms,..., a column every {CURVE_STEP} s, "
+            f"{path}, line 1: expected song_id,sample_15000ms,sample_15500ms,..., one column per {CURVE_STEP} s, "
             f"got {brief(','.join(header[:4]))},..."
         )
-    curves, lines, faults = {}, {}, []
+    curves: dict[int, np.ndarray] = {}
+    lines: dict[int, int] = {}
+    faults: list[str] = []
     for line, cells in rows:
         try:
             song_id = _song_id(cells[0])
             if song_id in lines:
-                raise ValueError(f"song_id {song_id} again, already given in line {lines[song_id]}")
+                raise ValueError(f"song_id {song_id} is repeated, first given in line {lines[song_id]}")
             lines[song_id] = line
             end = next((i for i in range(len(cells), 1, -1) if not _missing(cells[i - 1])), 1)
             if end > len(header):
-                raise ValueError(f"{end} cells under {len(header)} columns")
+                raise ValueError(f"{end} cells for {len(header)} columns")
             values = [_number(cell, name, -1, 1) for cell, name in zip(cells[1:end], header[1:end], strict=True)]
             curves[song_id] = np.array(values, np.float32)
         except ValueError as fault:
@@ -211,7 +215,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _cells(line: str) -> list[str]:
-    """The cells of a line by itself; none where one is too long for the csv module."""
+    """The cells of a single line; none if one is too long for the csv module."""
     try:
         return next(csv.reader([line]))
     except csv.Error:
@@ -219,21 +223,21 @@ def _cells(line: str) -> list[str]:
 
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]]], wanted: Iterable[str]) -> list[str]:
-    """The column names in the first row, in lower case and without spaces, `id` read as `song_id`."""
+    """The column names in the first row, in lower case and without spaces, with `song_id` for `id`."""
     names = ["".join(name.split()).lower() for name in next(rows, (1, []))[1]]
     names = ["song_id" if name == "id" else name for name in names]
     missing = [name for name in wanted if name not in names]
     if missing:
         hints = [name + nearest_hint([name], names) for name in missing]
         raise AnnotationError(
-            f"{path}, line 1: missing columns {', '.join(hints)}; needed {', '.join(wanted)}; "
-            f"there are {brief(', '.join(names), 500) or 'none'}"
+            f"{path}, line 1: missing columns {', '.join(hints)}; expected {', '.join(wanted)}; "
+            f"found {brief(', '.join(names), 500) or 'none'}"
         )
     return names
 
 
 def _song_id(cell: str) -> int:
-    """An id within DEAM; Python's own `int` would also take 1_000, other scripts' digits and any number of them."""
+    """An id within DEAM; Python's own `int` would also accept 1_000, digits of other scripts, and any length."""
     song_id = int(cell) if re.fullmatch(r"\s*[0-9]{1,10}\s*", cell) else COLLECTION
     if song_id >= COLLECTION:
         raise ValueError(f"song_id '{brief(cell)}' is not an integer from 0 to {COLLECTION - 1}")

@@ -1,10 +1,9 @@
-"""What a collection in DEAM's layout holds, and what is wrong with it."""
+"""What a collection in DEAM's layout contains, and what is wrong with it."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from .annotations import EXCHANGED_UP_TO, Curve, read_artists, read_dynamic, rea
 from .deam import find_audio
 from .exchange import ColumnCheck, check_columns, find_exchanged, paired_means
 
-OUTLYING = 4.0  # robust standard deviations of static on dynamic
+OUTLYING = 4.0  # robust standard deviations of static labels from what the curves predict
 BLOCKS = ((0, EXCHANGED_UP_TO), (EXCHANGED_UP_TO + 1, FULL_SONGS_FROM - 1), (FULL_SONGS_FROM, 10**9))
 
 
@@ -26,11 +25,11 @@ class Audit(NamedTuple):
 
     Args:
         counts: what there is and what is missing, by name.
-        songs: a row a song id: labels as distributed, the curves' means and end in seconds, the residual of the labels
-            on the curves in robust standard deviations, path, duration in seconds, sampling rate in Hz and channels of
-            its audio by the file's header, artist, and `problems`, a sentence or nothing.
+        songs: one row per song id: labels as distributed, the curves' means and end in seconds, the residual of the
+            labels on the curves in robust standard deviations, the audio's path, and its duration in seconds, sampling
+            rate in Hz and channels according to its header, the artist, and `problems`, a sentence or nothing.
         checks: how static annotations and curves agree in each block of ids.
-        exchanged: the range in which the data show valence and arousal exchanged, or None.
+        exchanged: the range in which, according to the data, valence and arousal are exchanged, or None.
     """
 
     counts: dict[str, int]
@@ -39,8 +38,8 @@ class Audit(NamedTuple):
     exchanged: ColumnCheck | None
 
 
-def audit(root: str | PathLike, headers: bool = True, seed: int = 0) -> Audit:
-    """Audit the collection under `root`; without audio, its annotations alone.
+def audit(root: str | os.PathLike[str], headers: bool = True, seed: int = 0) -> Audit:
+    """Audit the collection under `root`; if there is no audio, its annotations alone.
 
     Args:
         headers: also read the header of every audio file.
@@ -86,23 +85,25 @@ def _end(curve: Curve) -> float:
 
 
 def _residuals(means: pd.DataFrame, exchanged: ColumnCheck | None) -> pd.Series:
-    """The larger of both dimensions' residuals of label on curve, in robust deviations (1.4826 MAD), signed."""
+    """The larger of the two dimensions' residuals of label on curve, in robust deviations (1.4826 MAD), signed."""
     if len(means) < 3:
         return pd.Series(np.nan, means.index)
     labels = means[["valence", "arousal"]].to_numpy().copy()
     if exchanged:
         inside = (means.index >= exchanged.first) & (means.index <= exchanged.last)
         labels[inside] = labels[inside][:, ::-1]
-    scores = []
+    residuals = []
     for label, curve in zip(labels.T, means[["curve_valence", "curve_arousal"]].to_numpy().T, strict=True):
         rest = label - np.polyval(np.polyfit(curve, label, 1), curve) if np.ptp(curve) else label - label.mean()
         scale = 1.4826 * np.median(np.abs(rest - np.median(rest)))
-        scores.append(rest / scale if scale else np.zeros_like(rest))
-    scores = np.stack(scores, axis=1)
+        residuals.append(rest / scale if scale else np.zeros_like(rest))
+    scores = np.stack(residuals, axis=1)
     return pd.Series(np.take_along_axis(scores, np.abs(scores).argmax(1)[:, None], axis=1)[:, 0], means.index)
 
 
 def _headers(audio: dict[int, Path]) -> pd.DataFrame:
+    """What the audio files' headers say, or what is wrong with them, by song id."""
+
     def read(item: tuple[int, Path]) -> tuple:
         try:
             info = soundfile.info(str(item[1]))
@@ -116,7 +117,7 @@ def _headers(audio: dict[int, Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index("song_id")
 
 
-def _problems(row, has_audio: bool, headers: bool) -> str:
+def _problems(row: Any, has_audio: bool, headers: bool) -> str:
     problems = []
     if has_audio and not isinstance(row.audio, str):
         problems.append("no audio")
@@ -125,5 +126,5 @@ def _problems(row, has_audio: bool, headers: bool) -> str:
     if row.duration + CURVE_STEP < row.curve_end:
         problems.append(f"the header says {row.duration:.1f} s, but the curves run to {row.curve_end:.1f} s")
     if abs(row.residual) > OUTLYING:
-        problems.append(f"labels {row.residual:+.1f} robust deviations from what the curves say")
+        problems.append(f"the labels are {row.residual:+.1f} robust deviations from what the curves predict")
     return "; ".join(problems)

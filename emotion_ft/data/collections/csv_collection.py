@@ -1,4 +1,4 @@
-"""Any collection whose labels are in CSV files -> one `Dataset`, described by arguments or by a YAML file."""
+"""Any collection with labels in CSV files -> one `Dataset`; arguments or a YAML file describe the collection."""
 
 import hashlib
 import inspect
@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import yaml
@@ -33,9 +33,8 @@ from .csv_tables import Cell, Songs, check_names, read_songs, several
 
 logger = logging.getLogger(__name__)
 
-
 MAX_SCALE = 1e9
-"""Beyond it, and below its inverse, mapping a scale onto 1-9 loses what the labels say."""
+"""Mapping a scale beyond this, or narrower than its inverse, onto 1-9 would lose precision."""
 
 
 class Scale(NamedTuple):
@@ -53,8 +52,8 @@ class Scale(NamedTuple):
 
 
 def load_csv(
-    csv: str | os.PathLike | Sequence[str | os.PathLike],
-    audio_dir: str | os.PathLike,
+    csv: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    audio_dir: str | os.PathLike[str],
     columns: Mapping[str, str | Sequence[str]] | None = None,
     label_range: tuple[float, float] = (1, 9),
     deviation_range: tuple[float, float] | None = None,
@@ -65,23 +64,23 @@ def load_csv(
     """The songs of the first CSV file that have audio, sorted by song id; the columns are `songs.FEATURES`.
 
     Args:
-        csv: one file, or several that are joined by song id: labels in one, deviations or artists in another. A column
-            that several files have is taken from the first of them.
-        audio_dir: the folder that holds the audio at any depth, each file named by its song id (`12.mp3`) or as the
-            column `audio` says. Songs without audio are left out with a warning.
+        csv: one file, or several to join by song id: labels in one, deviations or artists in another. A column that
+            several files have is taken from the first of them.
+        audio_dir: the folder with the audio at any depth, each file named by its song id (`12.mp3`) or as the column
+            `audio` says. Songs without audio are left out with a warning.
         columns: from our names, the keys of `COLUMNS`, to the header's: one name, or several to try in turn.
         label_range: lowest and highest value of the collection's scale, which is mapped linearly onto 1-9.
-        deviation_range: those of the scale that the standard deviations are given on, if it is not `label_range`.
-        source: the collection's name, which decides its song ids (see `song_number`). By default, the name of the
-            innermost folder that holds both CSV files and audio.
-        ids: "deam" where the songs are DEAM's and have its ids (EmoMusic): the ids are kept as they are.
+        deviation_range: the same for the scale of the standard deviations, if that is not `label_range`.
+        source: the collection's name, which determines its song ids (see `song_number`). By default, the name of the
+            innermost folder that contains both CSV files and audio.
+        ids: "deam" if the songs are DEAM's and have its ids (EmoMusic): the ids are kept as they are.
         raters: how many people each label is the mean of; without it, results have no ceiling.
 
     Raises:
-        AnnotationError: for arguments, files or columns that do not fit, a song given twice, two audio files of one
-            song or two songs of one file, and no audio at all; naming file, line, column and value, for labels outside
-            `label_range`, and for deviations that are negative or (by 5 %) greater than half of their range, which no
-            standard deviation can be (Popoviciu's inequality).
+        AnnotationError: for unsuitable arguments, files or columns, a repeated song, two audio files for a song or two
+            songs for a file, and no audio at all; with file, line, column and value, for labels outside `label_range`
+            and for deviations that are negative or exceed half of their range (by 5 %), which no standard deviation
+            can (Popoviciu's inequality).
     """
     scale = _scale(label_range, "label_range")
     deviation_scale = scale if deviation_range is None else _scale(deviation_range, "deviation_range")
@@ -95,37 +94,39 @@ def load_csv(
     labels = _labels(songs, scale).join(_deviations(songs, deviation_scale))
     numbers = _numbers(songs, source, ids)
     audio = _find_audio(songs, audio_dir)
-    warn_left_out("annotated songs have no audio", [song for song in songs if song not in audio])
-    kept = sorted(audio, key=numbers.get)
+    warn_left_out("annotated songs without audio", [song for song in songs if song not in audio])
+    kept = sorted(audio, key=numbers.__getitem__)
     artists = [" ".join(songs[song]["artist"].text.split()) if "artist" in songs[song] else "" for song in kept]
-    rows = {
+    rows: dict[str, Sequence[Any]] = {
         "song_id": [numbers[song] for song in kept],
         "source": [source] * len(kept),
         "audio": [audio[song] for song in kept],
-        **{name: [None if math.isnan(x) else x for x in column] for name, column in labels.loc[kept].items()},
+        **{str(name): [None if math.isnan(x) else x for x in column] for name, column in labels.loc[kept].items()},
         "raters": [raters] * len(kept),
         "labels": ["distributed"] * len(kept),
         "artist": [artist or None for artist in artists],
     }
     mapped = "" if scale == (1, 9) else f" ({scale} mapped to 1..9)"
-    rendered = ", audio rendered from the labels" if is_rendered(audio_dir) else ""
-    return songs_dataset(rows, f"{source}{rendered}; labels as distributed{mapped}")
+    rendered = is_rendered(audio_dir)
+    rows["rendered"] = [rendered] * len(kept)
+    how = ", audio rendered from the labels" if rendered else ""
+    return songs_dataset(rows, f"{source}{how}; labels as distributed{mapped}")
 
 
-def read_labels(csv: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFrame:
-    """`valence` and `arousal` on 1-9 of every song in CSV files that give them on that scale, by the collection's ids.
+def read_labels(csv: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+    """`valence` and `arousal` of every song in CSV files whose scale is 1-9, by the collection's ids.
 
-    Raises `AnnotationError` as `load_csv` does; audio is not looked for.
+    Raises `AnnotationError` as `load_csv` does; no audio is needed.
     """
     return _labels(read_songs([_absolute(path) for path in several(csv, "csv")], {}), Scale(1, 9))
 
 
-def load_collection_file(path: str | os.PathLike, root: str | os.PathLike | None = None) -> Dataset:
-    """The collection that a YAML file describes; its keys are the arguments of `load_csv`, and `root`.
+def load_collection_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
+    """The collection described by a YAML file, whose keys are the arguments of `load_csv`, and `root`.
 
-    `source` is by default the YAML file's name without its suffix. Relative paths are relative to `root`; without it,
+    By default, `source` is the YAML file's name without its suffix. Relative paths are relative to `root`; without it,
     to the file's key `root`, itself relative to the file's folder; without that, to the file's folder. CSV files that
-    are not where they should be are looked for by name, at any depth below.
+    are not at their path are looked for by name, at any depth below.
     Raises `AnnotationError` for a file that is missing or does not describe a collection, and as `load_csv` does.
     """
     path = _absolute(path)
@@ -152,7 +153,7 @@ def load_collection_file(path: str | os.PathLike, root: str | os.PathLike | None
 
 
 def song_number(source: str, text: str) -> int:
-    """The id, among all collections, of the song that `source` knows as `text`: from `COLLECTION` up to 2^48.
+    """The id, unique among all collections, of the song that `source` calls `text`: from `COLLECTION` up to 2^48.
 
     A hash of `source`, from 1 to 65535, times `COLLECTION`, plus `text` if that is a decimal integer below
     `COLLECTION`, else a hash of it. It is the same on every machine.
@@ -167,25 +168,25 @@ def _hash(text: str) -> int:
 
 
 def _labels(songs: Songs, scale: Scale) -> pd.DataFrame:
-    """`valence` and `arousal` on 1-9, a row a song."""
-    hint = f"label_range, now {scale}, must be the scale that the labels are given on"
+    """`valence` and `arousal` on 1-9, one row per song."""
+    hint = f"label_range, now {scale}, must be the scale of the labels"
     labels = 1 + 8 / scale.width * (_values(songs, ("valence", "arousal"), scale, hint) - scale.low)
-    lowest, highest = labels.min(axis=None), labels.max(axis=None)
+    lowest, highest = labels.to_numpy().min(), labels.to_numpy().max()
     if len(labels) >= 20 and highest - lowest < 4:
-        message = "all labels lie in %.3g..%.3g on 1-9, less than half of it: is label_range, now %s, their scale?"
+        message = "all labels are in %.3g..%.3g, less than half of 1-9: is label_range, now %s, their scale?"
         logger.warning(message, lowest, highest, scale)
     return labels
 
 
 def _deviations(songs: Songs, scale: Scale) -> pd.DataFrame:
-    """`valence_std` and `arousal_std` on 1-9, a row a song; NaN where there is none."""
-    hint = f"deviation_range, now {scale}, must be the scale that they are given on: none is above half of its width"
+    """`valence_std` and `arousal_std` on 1-9, one row per song; NaN where there is none."""
+    hint = f"deviation_range, now {scale}, must be their scale: no standard deviation is above half of its width"
     possible = Scale(0, 1.05 * scale.width / 2)
     deviations = 8 / scale.width * _values(songs, ("valence_std", "arousal_std"), possible, hint, needed=False)
     largest = deviations.max(axis=1).dropna()
     if len(largest) >= 20 and largest.max() < 0.5:
         logger.warning(
-            "the largest of all standard deviations is %.2g on 1-9: they look as if given on a smaller scale than "
+            "the largest of all standard deviations is %.2g on 1-9: they seem to be on a smaller scale than "
             "label_range. deviation_range, now %s, should be that scale",
             largest.max(),
             scale,
@@ -194,8 +195,9 @@ def _deviations(songs: Songs, scale: Scale) -> pd.DataFrame:
 
 
 def _values(songs: Songs, names: Sequence[str], scale: Scale, hint: str, needed: bool = True) -> pd.DataFrame:
-    """The numbers called `names`, a row a song; NaN where a cell that is not `needed` is empty or missing."""
-    values, faults, slack = {name: dict.fromkeys(songs, math.nan) for name in names}, [], 1e-9 * scale.width
+    """The numbers called `names`, one row per song; NaN for a missing or empty cell, unless it is `needed`."""
+    values, slack = {name: dict.fromkeys(songs, math.nan) for name in names}, 1e-9 * scale.width
+    faults: list[str] = []
     for song, cells in songs.items():
         for name in names:
             text, place = cells.get(name) or Cell("", f"{cells['song_id'].place} {brief(song)} has no {name}:")
@@ -213,18 +215,18 @@ def _values(songs: Songs, names: Sequence[str], scale: Scale, hint: str, needed:
 
 
 def _numbers(songs: Songs, source: str, ids: str | None) -> dict[str, int]:
-    """Each song's id among all collections."""
+    """Each song's id, unique among all collections."""
     if ids not in (None, "deam"):
         raise AnnotationError(f"ids must be 'deam' or left out, got {brief(repr(ids))}")
     if ids == "deam":
         foreign = [cells["song_id"] for song, cells in songs.items() if not is_number(song)]
         refuse_faults([f"{cell.place} '{brief(cell.text)}' is not an integer, as DEAM's ids are" for cell in foreign])
         return {song: int(song) for song in songs}
-    owners = {}
+    owners: dict[int, str] = {}
     for song, cells in songs.items():
         if (other := owners.setdefault(song_number(source, song), song)) != song:
             raise AnnotationError(
-                f"{cells['song_id'].place} {brief(song)} gets the same number as {brief(other)}; rename one"
+                f"{cells['song_id'].place} {brief(song)} gets the same id as {brief(other)}; rename one"
             )
     return {song: number for number, song in owners.items()}
 
@@ -232,10 +234,11 @@ def _numbers(songs: Songs, source: str, ids: str | None) -> dict[str, int]:
 def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
     """The audio file of each song that has one."""
     given = {song: PureWindowsPath(cells["audio"].text) for song, cells in songs.items() if "audio" in cells}
-    wanted = {song: (song,) for song in songs}
+    wanted: dict[str, tuple[str, ...]] = {song: (song,) for song in songs}
     if given:
         wanted = {song: (f"/{path.as_posix()}", path.name) for song, path in given.items()}
-    found, owners = defaultdict(list), {}
+    found: dict[str, list[Path]] = defaultdict(list)
+    owners: dict[Path, str] = {}
     for path in files_under(audio_dir):
         if path.suffix.lower() in AUDIO_SUFFIXES:
             for key in (f"/{path.relative_to(audio_dir).as_posix()}", path.name) if given else (path.stem,):
@@ -248,7 +251,7 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
             raise AnnotationError(f"songs {brief(other)} and {brief(song)} have the same audio file, {paths[0]}")
     if not owners:
         name = brief(next(iter(wanted.values()))[-1])
-        example = f"as the column for audio says, {name}" if given else f"by song id, as {name}{AUDIO_SUFFIXES[0]}"
+        example = f"as in the column for audio, {name}" if given else f"by song id, such as {name}{AUDIO_SUFFIXES[0]}"
         raise AnnotationError(
             f"no audio for any of {len(songs)} annotated songs under {audio_dir}: looked for files named {example}, "
             f"with one of the suffixes {' '.join(AUDIO_SUFFIXES)}"
@@ -256,18 +259,18 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
     return {song: path for path, song in owners.items()}
 
 
-def _expanded(path: str | os.PathLike) -> Path:
-    """With the home folder for `~`; as it is for the `~name` of nobody, where `Path.expanduser` fails."""
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    """With the home folder for `~`; unchanged for an unknown `~name`, for which `Path.expanduser` raises."""
     return Path(os.path.expanduser(path))
 
 
-def _absolute(path: str | os.PathLike) -> Path:
-    """Without `..`, so that its folders can be named."""
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    """Absolute and without `..`, so that every folder in it has a name."""
     return Path(os.path.abspath(_expanded(path)))
 
 
 def _locate(base: Path, name: str) -> Path:
-    """The file at `name` below `base`, or else the one of that name at any depth."""
+    """The file at `name` below `base`, or else the file of that name at any depth."""
     path = base / _expanded(name)
     found = path if os.path.isfile(path) else find_file(base, path.name)
     if not found:
@@ -283,6 +286,6 @@ def _scale(given: Sequence[float], what: str) -> Scale:
         low = high = math.nan
     if isinstance(given, str) or not -MAX_SCALE <= low < high <= MAX_SCALE or high - low < 1 / MAX_SCALE:
         raise AnnotationError(
-            f"{what} must be two numbers, the lowest and the highest, got {brief(repr(given))}; at most ±{MAX_SCALE:g}"
+            f"{what} must be two numbers within ±{MAX_SCALE:g}, lowest and highest, got {brief(repr(given))}"
         )
     return Scale(low, high)

@@ -1,4 +1,4 @@
-"""CSV files that describe the same songs -> the cells of each song, each with its place for messages."""
+"""CSV files about the same songs -> the cells of each song, each with its place for messages."""
 
 import csv as csv_files
 import io
@@ -19,27 +19,27 @@ COLUMNS = {
     "artist": ("artist", "Artist"),
     "audio": (),
 }
-"""Our names, and the header's names that each is looked for under, in turn, unless `columns` says otherwise."""
+"""Our names, and the header's names that are tried for each, in turn, unless `columns` says otherwise."""
 NEEDED = ("song_id", "valence", "arousal")
 
 
 class Cell(NamedTuple):
-    """A cell's text, and where it stands, for messages: file, line and column."""
+    """A cell's text, and its place for messages: file, line and column."""
 
     text: str
     place: str
 
 
 Songs = dict[str, dict[str, Cell]]
-"""The cells of each song, by its id in the collection and by our names."""
+"""The cells of each song, by its id in the collection and by our column names."""
 
 
 def read_songs(paths: list[Path], columns: Mapping[str, str | Sequence[str]]) -> Songs:
-    """The songs of the first file, with the cells that any file has for them; the first file that has a column wins.
+    """The songs of the first file, with the cells that any file has for them; the first file with a column wins.
 
     Raises:
-        AnnotationError: for a file that cannot be read, a column that is missing or there twice, a song given twice, a
-            row of another length than the header, and a file that shares no song with the first.
+        AnnotationError: for a file that cannot be read, a missing or repeated column, a repeated song, a row that is
+            not as long as the header, and a file that shares no song with the first.
     """
     if not isinstance(columns, Mapping):
         raise AnnotationError(f"columns must map our names to the header's, got {brief(repr(columns))}")
@@ -52,7 +52,7 @@ def read_songs(paths: list[Path], columns: Mapping[str, str | Sequence[str]]) ->
             raise AnnotationError("\n".join(_no_column(path, field, names, header) for path, header in pairs))
     for path, table in zip(paths, tables, strict=True):
         if not tables[0].keys() & table:
-            raise AnnotationError(f"{path} has no song{'' if path == paths[0] else f' of those in {paths[0]}'}")
+            raise AnnotationError(f"{path} has no songs{'' if path == paths[0] else f' in common with {paths[0]}'}")
     return {song: {k: v for table in tables[::-1] for k, v in table.get(song, {}).items()} for song in tables[0]}
 
 
@@ -60,23 +60,24 @@ def _read(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[str], So
     """One file's header and songs."""
     rows = _rows(path)
     line, header = next(rows, (1, []))
-    there = {field: found[0] for field, options in names.items() if (found := [n for n in options if n in header])}
-    if "song_id" not in there:
+    used = {field: found[0] for field, options in names.items() if (found := [n for n in options if n in header])}
+    if "song_id" not in used:
         raise AnnotationError(_no_column(path, "song_id", names, header))
-    if twice := [name for name in there.values() if header.count(name) > 1]:
-        raise AnnotationError(f"{path}, line {line}: two columns are called {brief(twice[0])}; rename one")
-    songs, faults = {}, []
+    if repeated := [name for name in used.values() if header.count(name) > 1]:
+        raise AnnotationError(f"{path}, line {line}: two columns are called {brief(repeated[0])}; rename one")
+    songs: Songs = {}
+    faults: list[str] = []
     for line, cells in rows:
         row = dict(zip(header, cells, strict=False))
-        here = {field: Cell(row.get(name, ""), f"{path}, line {line}: {brief(name)}") for field, name in there.items()}
+        here = {field: Cell(row.get(name, ""), f"{path}, line {line}: {brief(name)}") for field, name in used.items()}
         song, place = canonical(here["song_id"].text), here["song_id"].place
         if len(cells) != len(header):
             shown = brief(",".join(cells))
-            faults.append(f"{path}, line {line}: {len(cells)} cells under {len(header)} columns: '{shown}'")
+            faults.append(f"{path}, line {line}: {len(cells)} cells for {len(header)} columns: '{shown}'")
         elif not song:
             faults.append(f"{place} is empty")
         elif song in songs:
-            faults.append(f"{place} {brief(song)} again, already given in {songs[song]['song_id'].place}")
+            faults.append(f"{place} {brief(song)} is repeated, first given in {songs[song]['song_id'].place}")
         else:
             songs[song] = here
         if len(faults) == MAX_FAULTS:
@@ -86,7 +87,7 @@ def _read(path: Path, names: Mapping[str, Sequence[str]]) -> tuple[list[str], So
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line on which it begins, cells) of each row that is not blank."""
+    """(first line, cells) of each row that is not blank."""
     line = 1
     try:
         data = read_bytes(path)
@@ -105,7 +106,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def check_names(given: Iterable[str], valid: Iterable[str], what: str) -> None:
-    """Raise an `AnnotationError` for the first name that is not valid, with the nearest one that is."""
+    """Raise an `AnnotationError` for the first name that is not valid, with the nearest valid one."""
     for name in given:
         if name not in valid:
             hint = nearest_hint([str(name)], valid)
@@ -115,13 +116,13 @@ def check_names(given: Iterable[str], valid: Iterable[str], what: str) -> None:
 def _no_column(path: Path, field: str, names: Mapping[str, Sequence[str]], header: list[str]) -> str:
     return (
         f"{path}, line 1: no column for {field}: looked for {brief(' or '.join(names[field]), 500)}"
-        f"{nearest_hint(names[field], header)}; there are {brief(', '.join(header), 500) or 'none'}. "
-        "Name it under columns"
+        f"{nearest_hint(names[field], header)}; found {brief(', '.join(header), 500) or 'none'}. "
+        "Give its name under columns"
     )
 
 
-def several(given: str | os.PathLike | Sequence[str | os.PathLike], what: str) -> list[str]:
-    """One name, or a list of them, as a list."""
+def several(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], what: str) -> list[str]:
+    """One name or several, as a list."""
     kind = str | os.PathLike
     names = [given] if isinstance(given, kind) else given
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, kind) for name in names):

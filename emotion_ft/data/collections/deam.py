@@ -1,4 +1,4 @@
-"""DEAM's folder -> `datasets.DatasetDict`, one row a song.
+"""DEAM's folder -> `datasets.DatasetDict`, one row per song.
 
 DEAM: 1802 songs (1744 excerpts of 45 s, 58 full songs) under Creative Commons licences, each rated for valence and
 arousal by about ten people. Source: Aljanaki, Yang & Soleymani (2017), "Developing a benchmark for emotional analysis
@@ -8,33 +8,36 @@ of music", PLoS ONE 12(3).
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-from ..files import (
-    AUDIO_SUFFIXES,
-    AnnotationError,
-    files_under,
-    is_rendered,
-    warn_left_out,
-)
+from ..files import AUDIO_SUFFIXES, AnnotationError, files_under, is_rendered, warn_left_out
 from ..scale import from_unit
 from ..songs import songs_dataset, split_songs
 from ..splits import FULL_SONGS_FROM
-from .annotations import EXCHANGED_UP_TO, FULL_SONG_RATERS, RATERS, Curve, read_artists, read_dynamic, read_static
+from .annotations import (
+    EXCHANGED_UP_TO,
+    FULL_SONG_RATERS,
+    RATERS,
+    STATIC_FILES,
+    Curve,
+    read_artists,
+    read_dynamic,
+    read_static,
+)
 from .exchange import exchange_back, exchanged_songs
 
 logger = logging.getLogger(__name__)
-
 
 LABELS = ("repaired", "distributed", "dynamic")
 
 
 def load_deam(
-    root: str | os.PathLike,
-    split: str | os.PathLike = "random",
+    root: str | os.PathLike[str],
+    split: str | os.PathLike[str] = "random",
     labels: str = "repaired",
     seed: int = 42,
     validation_fraction: float = 0.15,
@@ -44,32 +47,32 @@ def load_deam(
 ) -> DatasetDict:
     """DEAM under `root`, as `train`, `validation` and `test`: `load_songs`, then `songs.split_songs`.
 
-    Raises `AnnotationError` for a faulty collection and `SplitError` for a split that it cannot fill, or that leaks.
+    Raises `AnnotationError` for a faulty collection and `SplitError` for a split that cannot be filled or that leaks.
     """
     songs = load_songs(root, labels, exchanged_ids)
     return split_songs(songs, split, seed, validation_fraction, test_fraction, group_by_artist)
 
 
 def load_songs(
-    root: str | os.PathLike, labels: str = "repaired", exchanged_ids: tuple[int, int] | None = None
+    root: str | os.PathLike[str], labels: str = "repaired", exchanged_ids: tuple[int, int] | None = None
 ) -> Dataset:
     """All songs under `root` that have annotations and audio, sorted by id; the columns are `songs.FEATURES`.
 
     Args:
-        root: a folder with DEAM's files at any depth. Audio is found by its name, the song id
-            (`DEAM_audio/MEMD_audio/2.mp3`). Songs with only one of annotation and audio are left out with a warning.
-        labels: "repaired": static labels, valence and arousal exchanged back where the dynamic annotations show an
-            exchange (see `exchange.exchanged_songs`); as distributed where they cannot tell. "distributed":
+        root: a folder with DEAM's files at any depth. Audio files are named by song id
+            (`DEAM_audio/MEMD_audio/2.mp3`). Songs with annotations or audio alone are left out with a warning.
+        labels: "repaired": static labels, with valence and arousal exchanged back where the dynamic annotations show
+            an exchange (see `exchange.exchanged_songs`), and as distributed if these cannot decide it. "distributed":
             static labels as they are. "dynamic": the means of the songs' curves, 5 + 4 x, without deviations; songs
             without a curve are left out with a warning.
         exchanged_ids: first and last id of the songs to exchange back, whatever the data show.
 
     Returns:
-        The songs; `info.description` names the treatment of the labels.
+        The songs; `info.description` says how the labels were treated.
 
     Raises:
-        AnnotationError: for a missing or empty root, faulty annotations, two audio files of one song, no audio, or no
-            curves when `labels` is "dynamic".
+        AnnotationError: for a missing or empty root, faulty annotations, two audio files for a song, no audio, or no
+            curves if `labels` is "dynamic".
     """
     if labels not in LABELS:
         raise ValueError(f"labels must be {', '.join(map(repr, LABELS[:-1]))} or {LABELS[-1]!r}, got {labels!r}")
@@ -82,42 +85,57 @@ def load_songs(
             f"no audio for any of {len(static)} annotated songs under {root}: looked for files named by song id, as "
             f"{static.index[0]}{AUDIO_SUFFIXES[0]}, with one of the suffixes {' '.join(AUDIO_SUFFIXES)}"
         )
-    warn_left_out("annotated songs have no audio", static.index.difference(song_ids))
-    warn_left_out("audio files have no static annotations", audio.keys() - static.index)
-    exchange = exchanged_songs(static, curves, exchanged_ids)
-    repaired = exchange_back(static, exchange.ids)
+    warn_left_out("annotated songs without audio", static.index.difference(song_ids))
+    warn_left_out("audio files without static annotations", audio.keys() - static.index)
     if labels == "dynamic":
         if not curves:
-            raise AnnotationError(f"labels 'dynamic' need valence.csv and arousal.csv, but {root} does not hold both")
-        warn_left_out("songs have no curve", set(song_ids) - curves.keys())
+            raise AnnotationError(f"labels 'dynamic' need valence.csv and arousal.csv, but {root} does not have both")
+        warn_left_out("songs without a curve", set(song_ids) - curves.keys())
         song_ids = [song_id for song_id in song_ids if song_id in curves]
-        used, other, treatment = _curve_means(curves), repaired, "dynamic (means of the curves)"
-    elif labels == "distributed" or not exchange.decided:
-        used, other, treatment = static, repaired, "as distributed"
-        if labels == "repaired":
-            why = "too few" if curves else "no"
-            labels, treatment = "distributed", f"as distributed ({why} dynamic annotations to repair them by)"
-    else:
-        used, other = repaired, static
-        treatment = _repaired(exchange.ids, exchange.ids.intersection(song_ids), exchanged_ids)
-    used, other = used.loc[song_ids], other.loc[song_ids]
+    used, other, labels, treatment = _treated(static, curves, song_ids, labels, exchanged_ids)
     differs = not np.array_equal(used[["valence", "arousal"]], other[["valence", "arousal"]])
     found = [curves.get(song_id) for song_id in song_ids]
-    collection = "songs rendered in DEAM's layout" if is_rendered(root) else "DEAM"
-    columns = {
+    rendered = is_rendered(root)
+    collection = "songs rendered in DEAM's layout" if rendered else "DEAM"
+    columns: dict[str, Any] = {
         "song_id": song_ids,
         "source": [collection] * len(song_ids),
         "audio": [audio[song_id] for song_id in song_ids],
-        **{name: used[name].to_numpy("float32") for name in used},
+        **{str(name): values.to_numpy("float32") for name, values in used.items()},
         "raters": [FULL_SONG_RATERS if song_id >= FULL_SONGS_FROM else RATERS for song_id in song_ids],
         "labels": [labels] * len(song_ids),
         **{f"other_{name}": other[name].to_numpy("float32") for name in ("valence", "arousal") if differs},
         "artist": [artists.get(song_id) for song_id in song_ids],
+        "rendered": [rendered] * len(song_ids),
         "curve_start": [curve and curve.start for curve in found],
         "curve_valence": [curve and curve.valence for curve in found],
         "curve_arousal": [curve and curve.arousal for curve in found],
     }
     return songs_dataset(columns, f"{collection}; labels {treatment}")
+
+
+def _treated(
+    static: pd.DataFrame,
+    curves: dict[int, Curve],
+    song_ids: list[int],
+    labels: str,
+    exchanged_ids: tuple[int, int] | None,
+) -> tuple[pd.DataFrame, pd.DataFrame, str, str]:
+    """The songs' labels under the treatment asked for and under the other one, the treatment, and its description.
+
+    If the data cannot decide what to repair, the treatment is "distributed".
+    """
+    exchange = exchanged_songs(static, curves, exchanged_ids)
+    distributed, repaired = static.loc[song_ids], exchange_back(static, exchange.ids).loc[song_ids]
+    if labels == "dynamic":
+        return _curve_means(curves).loc[song_ids], repaired, labels, "dynamic (means of the curves)"
+    if labels == "distributed":
+        return distributed, repaired, labels, "as distributed"
+    if not exchange.decided:
+        why = f"{'too few' if curves else 'no'} dynamic annotations to repair them by"
+        return distributed, repaired, "distributed", f"as distributed ({why})"
+    how = _repaired(exchange.ids, exchange.ids.intersection(song_ids), exchanged_ids)
+    return repaired, distributed, labels, how
 
 
 def _curve_means(curves: dict[int, Curve]) -> pd.DataFrame:
@@ -133,9 +151,18 @@ def _repaired(ids: pd.Index, there: pd.Index, told: tuple[int, int] | None) -> s
     return f"repaired (valence and arousal exchanged back in {len(there)} rows with ids {where})"
 
 
+def find_deam(folder: str | os.PathLike) -> Path | None:
+    """The innermost folder in `folder` that holds DEAM's annotations and its audio, or None."""
+    root = Path(folder)
+    tables = root.rglob(STATIC_FILES[0])
+    folders = {place for table in tables for place in table.parents if place.is_relative_to(root)}
+    innermost_first = sorted(folders, key=lambda place: (-len(place.parts), place))
+    return next((place for place in innermost_first if find_audio(place)), None)
+
+
 def find_audio(root: Path) -> dict[int, Path]:
     """The audio file of every song id, at any depth under `root`; `AnnotationError` for two files of one song."""
-    audio = {}
+    audio: dict[int, Path] = {}
     for path in files_under(root):
         if path.suffix.lower() in AUDIO_SUFFIXES and path.stem.isascii() and path.stem.isdecimal():
             song_id = int(path.stem)

@@ -1,9 +1,9 @@
-"""Are valence and arousal exchanged in a range of song ids? Decided from the data, by the dynamic annotations.
+"""Finding the songs whose valence and arousal are exchanged, by comparing them with the dynamic annotations.
 
-Where a song's static valence exceeds its static arousal, so should the means of its curves. Over songs whose columns
-are in order, the difference static valence - static arousal correlates positively with the same difference of the
-curves' means, and over songs whose columns are exchanged negatively. The sign holds however much the two dimensions
-correlate with each other, which makes a column correlate with the wrong curve, too.
+If a song's static valence is above its static arousal, the same should be true of the means of its curves. So, the
+difference static valence - static arousal correlates positively with the same difference of the curves' means over
+songs whose columns are in order, and negatively over songs whose columns are exchanged. The sign does not depend on
+how strongly the two dimensions correlate, although that makes a column correlate with the wrong curve as well.
 """
 
 import logging
@@ -17,7 +17,7 @@ from .annotations import EXCHANGED_UP_TO, Curve
 logger = logging.getLogger(__name__)
 
 RESAMPLES, PERMUTATIONS = 1000, 200
-FEWEST = 10  # songs, below which no correlation is worth an interval
+FEWEST = 10  # with fewer songs, a correlation is not worth an interval
 
 
 class ColumnCheck(NamedTuple):
@@ -25,7 +25,7 @@ class ColumnCheck(NamedTuple):
 
     Args:
         first, last: ids of the range.
-        songs: how many in it have both annotations.
+        songs: how many songs in it have both annotations.
         valence, arousal: Pearson's r of a static mean with the mean of its own curve.
         crossed_valence, crossed_arousal: the same with the other dimension's curve.
         difference: r of the differences valence - arousal.
@@ -45,7 +45,7 @@ class ColumnCheck(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """ "in order", "exchanged", or "undecided" where the interval holds zero."""
+        """ "in order", "exchanged", or "undecided" if the interval contains zero."""
         return "in order" if self.low > 0 else "exchanged" if self.high < 0 else "undecided"
 
 
@@ -58,23 +58,23 @@ def paired_means(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.DataFram
 
 
 def _differences(means: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised valence less standardised arousal, (songs,) each, of the static means and of the curves'."""
+    """Standardised valence minus standardised arousal of the static means, and of the curves' means, (songs,) each."""
     z = ((means - means.mean()) / means.std(ddof=0).replace(0, np.nan)).fillna(0.0)
     return (z["valence"] - z["arousal"]).to_numpy(), (z["curve_valence"] - z["curve_arousal"]).to_numpy()
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's r along the last axis; 0 where one side is constant."""
+    """Pearson's r along the last axis; 0 if one side is constant."""
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     scale = np.sqrt(np.square(x).sum(-1) * np.square(y).sum(-1))
     return np.divide((x * y).sum(-1), scale, out=np.zeros_like(scale), where=scale > 0)
 
 
 def check_columns(means: pd.DataFrame, first: int, last: int, seed: int = 0) -> ColumnCheck:
-    """Check the songs with ids from `first` to `last`; of fewer than ten, or of constants, nothing is decided.
+    """Check the songs with ids from `first` to `last`; undecided for fewer than ten, or if a column is constant.
 
     Args:
-        means: of `paired_means`, of the whole collection: its spread is the unit of the differences.
+        means: `paired_means` of the whole collection, whose spread is the unit of the differences.
         seed: of the bootstrap (percentile interval, Efron 1979).
     """
     inside = (means.index >= first) & (means.index <= last)
@@ -82,28 +82,31 @@ def check_columns(means: pd.DataFrame, first: int, last: int, seed: int = 0) -> 
     block = means[inside]
     count = len(block)
     if count < FEWEST or (np.ptp(block.to_numpy(), axis=0) == 0).any():
-        return ColumnCheck(first, last, count, *[float("nan")] * 5, -1.0, 1.0)
+        nan = float("nan")
+        return ColumnCheck(first, last, count, nan, nan, nan, nan, nan, -1.0, 1.0)
     rows = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     low, high = np.quantile(_correlation(static[rows], curves[rows]), [0.025, 0.975])
-    pairs = [("valence", "curve_valence"), ("arousal", "curve_arousal")]
-    pairs += [("valence", "curve_arousal"), ("arousal", "curve_valence")]
-    r = [float(_correlation(block[label].to_numpy(), block[curve].to_numpy())) for label, curve in pairs]
-    return ColumnCheck(first, last, count, *r, float(_correlation(static, curves)), float(low), float(high))
+
+    def r(label: str, curve: str) -> float:
+        return float(_correlation(block[label].to_numpy(), block[curve].to_numpy()))
+
+    own = r("valence", "curve_valence"), r("arousal", "curve_arousal")
+    crossed = r("valence", "curve_arousal"), r("arousal", "curve_valence")
+    difference = float(_correlation(static, curves))
+    return ColumnCheck(first, last, count, *own, *crossed, difference, float(low), float(high))
 
 
 def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
-    """The range of ids in which valence and arousal are exchanged, or None where no range is.
+    """The range of ids in which valence and arousal are exchanged, or None if there is none.
 
-    The range is the run of consecutive ids with the largest sum of -(static difference) * (curve difference): evidence
-    for an exchange adds up over it, evidence against ends it. It counts when its interval excludes zero and the sum
-    exceeds 99 % of those found with curves dealt to songs at random. A song or two at its ends may be wrong: single
-    songs can look exchanged.
+    The range is the run of consecutive ids with the largest sum of -(static difference) * (curve difference), which is
+    the evidence for an exchange. It counts if its interval excludes zero and the sum exceeds 99 % of those found with
+    curves assigned to songs at random. A song or two at its ends may be wrong, since single songs can look exchanged.
     """
     if len(means) < FEWEST:
         return None
     static, curves = _differences(means)
-    evidence = -static * curves
-    total, start, end = _largest_run(evidence)
+    total, start, end = _largest_run(-static * curves)
     rng = np.random.default_rng(seed)
     unrelated = [_largest_run(-static * rng.permutation(curves))[0] for _ in range(PERMUTATIONS)]
     check = check_columns(means, int(means.index[start]), int(means.index[max(end - 1, start)]), seed)
@@ -111,22 +114,22 @@ def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
 
 
 class Exchange(NamedTuple):
-    """The ids of the songs whose valence and arousal are distributed exchanged, and whether that could be decided."""
+    """The ids of songs that are distributed with valence and arousal exchanged, and whether that could be decided."""
 
     ids: pd.Index
     decided: bool
 
 
 def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple[int, int] | None = None) -> Exchange:
-    """Which songs' valence and arousal are distributed exchanged, with curves or without; says so in one log line.
+    """Which songs are distributed with valence and arousal exchanged, with or without curves; logged in one line.
 
     DEAM distributes its first block (ids up to 1000, 744 songs) with valence and arousal exchanged, standard
-    deviations too. That range is taken as it is where the data confirm it; any other range is what the data show.
-    `told` is a range, first and last id, that is taken without asking the data.
+    deviations too. If the data confirm it, exactly that range is taken; any other range is what the data show.
+    `told` is a range, first and last id, that is taken whatever the data show.
     """
     if told:
         ids = static.index[(static.index >= told[0]) & (static.index <= told[1])]
-        logger.info("ids %d to %d: valence and arousal are exchanged in %d rows, as told", *told, len(ids))
+        logger.info("ids %d to %d: valence and arousal are exchanged in %d rows, as configured", *told, len(ids))
         return Exchange(ids, True)
     block = static.index[static.index <= EXCHANGED_UP_TO]
     means = paired_means(static, dynamic)
@@ -143,8 +146,8 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple
         return Exchange(ids, bool(dynamic))
     if check.verdict == "undecided" and len(block):
         logger.warning(
-            "cannot tell whether valence and arousal are exchanged in %s, left as distributed: %d of %d songs have "
-            "curves in valence.csv and arousal.csv, at least %d that differ are needed",
+            "cannot tell whether valence and arousal are exchanged in %s, so they stay as distributed: %d of %d songs "
+            "have curves in valence.csv and arousal.csv, but at least %d that differ are needed",
             *(where, len(known), len(block), FEWEST),
         )
         return Exchange(ids, False)
@@ -159,14 +162,14 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple
 
 
 def exchange_back(static: pd.DataFrame, song_ids: pd.Index) -> pd.DataFrame:
-    """A copy of `static` with valence and arousal, means and deviations, exchanged for these songs."""
+    """A copy of `static` in which valence and arousal, means and deviations, are exchanged for these songs."""
     repaired, columns = static.copy(), ["valence", "valence_std", "arousal", "arousal_std"]
     repaired.loc[song_ids, columns] = static.loc[song_ids, [*columns[2:], *columns[:2]]].to_numpy()
     return repaired
 
 
 def repair(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.DataFrame:
-    """A copy of `static` in which valence and arousal mean the same for all songs; see `exchanged_songs`."""
+    """A copy of `static` in which valence and arousal are in order for all songs; see `exchanged_songs`."""
     return exchange_back(static, exchanged_songs(static, dynamic).ids)
 
 

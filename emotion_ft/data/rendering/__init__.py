@@ -1,1 +1,1 @@
-"""Songs rendered from their own labels, for everybody who cannot download DEAM."""
+"""Songs rendered from their own labels, for anyone who cannot download DEAM."""

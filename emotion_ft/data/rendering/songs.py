@@ -1,6 +1,6 @@
-"""Songs rendered from their own labels, in DEAM's folder layout, for everybody who cannot download DEAM.
+"""Songs rendered from their own labels, in DEAM's folder layout, for anyone who cannot download DEAM.
 
-The audio comes from `synthesis`; an artist keeps a sound, and labels carry the noise of ten raters.
+The audio comes from `synthesis`; each artist has a sound, and labels have the noise of ten raters.
 """
 
 import hashlib
@@ -8,9 +8,10 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import lameenc
 import numpy as np
@@ -32,7 +33,7 @@ FOLDERS = {
     **dict.fromkeys(DYNAMIC_FILES.values(), AVERAGED / "dynamic (per second annotations)"),
     **dict.fromkeys(METADATA_FILES, Path("metadata")),
 }
-RENDERER = 1  # raise when the sound changes, so that old and new files never mix
+RENDERER = 1  # raise when the sound changes, so that old and new files are never mixed
 
 # Valence and arousal of DEAM's 1802 songs after exchanging the two for ids 2-1000, on the 1-9 scale.
 LABEL_MEAN = np.array([4.99, 4.72])
@@ -45,47 +46,59 @@ CORRELATE = np.linalg.cholesky([[1, LABEL_CORRELATION], [LABEL_CORRELATION, 1]])
 DRIFT_SD = np.array([0.11, 0.15])  # of a curve around its mean, [-1, 1]: DEAM's full songs (its excerpts: 0.04, 0.05)
 UNIQUE = 1000  # the first number of the artists with one song
 SYLLABLES = ("ka", "lo", "mi", "ren", "tu", "sol", "va", "dri", "no", "pel")
+METADATA_COLUMNS = (
+    *("song_id", "file_name", "Artist", "Song title"),
+    *("start of the segment (min.sec)", "end of the segment (min.sec)", "Genre"),
+)
 GENRES = ("Blues", "Classical", "Country", "Electronic", "Folk", "Jazz", "Pop", "Rock")
 CURVE_START = 15.0  # seconds, of the dynamic annotations
 BIT_RATE = 128  # kbit/s, of the MP3s
 
+Table = dict[int, tuple[int, np.ndarray, np.ndarray]]
+"""{song id: (artist, valence curve, arousal curve)}, curves float64 in [-1, 1] at `CONTROL_RATE`."""
 
-def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1, overwrite=False) -> Path:
+
+def render_deam(
+    root: str | os.PathLike[str],
+    songs: int = 300,
+    seconds: float = 45.0,
+    seed: int = 42,
+    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    num_proc: int = 1,
+    overwrite: bool = False,
+) -> Path:
     """Render a collection into `root`, in DEAM's folder layout, as 44.1 kHz stereo MP3s, and return `root`.
 
-    songs: how many; their ids ascend from 2 with gaps, as DEAM's do. seconds: length of each, to a tenth. Labels have
-    DEAM's means, deviations and correlation; the CSVs hold the means of ten raters who hear the true label with noise.
-    The curves drift around the label and start at 15.0 s; a song shorter than that has one value, at its last half
-    second. Curves never run past the audio.
+    Labels have DEAM's means, deviations and correlation; the CSVs contain the means of ten raters who perceive the
+    true label with noise. The curves drift around the label and start at 15.0 s; a song shorter than that has one
+    value, at its last half second. Curves never run past the audio.
 
-    labels: a folder with DEAM's own annotation CSVs, at any depth. Then every song in them is rendered (`songs` is
-    not used) from its dynamic curve, or its static mean where it has none, after `repair`; the CSVs are copied byte
-    for byte, faults included. With `seconds` of at least 45, songs with ids above 2000 are as long as their curves.
-    Or a list of CSV files of another collection, joined as `csv_collection.load_csv` does, with numbers for ids: every
-    song in them is rendered from its means.
+    A song depends only on (seed, id) and its labels, so neither `num_proc` nor `songs` changes its bytes. Finished
+    files are kept, so an interrupted call can be repeated to continue.
 
-    A song depends on (seed, id) and its labels alone, so neither `num_proc` nor `songs` changes its bytes. Finished
-    files are kept, so an interrupted call goes on where it stopped; `overwrite` renders them anew. With `num_proc`
-    above 1, processes are spawned: call it under `if __name__ == "__main__":`.
-    Raises `UsageError` if `root` holds other music, or songs rendered with other settings and not `overwrite`, and for
-    numbers out of range; `AnnotationError` for `labels` that cannot be read.
+    Args:
+        songs: how many; their ids ascend from 2 with gaps, as DEAM's do.
+        seconds: length of each, to a tenth.
+        labels: a folder with DEAM's own annotation CSVs, at any depth. Then every song in them is rendered (`songs` is
+            ignored) from its dynamic curve, or its static mean if it has none, after `repair`; the CSVs are copied
+            byte for byte, faults included. With `seconds` of at least 45, songs with ids above 2000 are as long as
+            their curves. Or a list of CSV files of another collection, joined as in `csv_collection.load_csv`, with
+            numbers as ids: every song in them is rendered from its means.
+        num_proc: if above 1, processes are spawned: call this under `if __name__ == "__main__":`.
+        overwrite: render finished files again.
+
+    Raises:
+        UsageError: if `root` contains other music, or songs rendered with other settings and not `overwrite`, and for
+            numbers out of range.
+        AnnotationError: for `labels` that cannot be read.
     """
     root = Path(os.path.expanduser(root))
     if not (seconds >= 1 and num_proc >= 1 and seed >= 0):
         raise UsageError(f"expected seconds >= 1, num_proc >= 1, seed >= 0; got {seconds}, {num_proc}, {seed}")
-    if labels is None:
-        table = _draw(songs, seconds, seed)
-        files = {name: text.encode() for name, text in _annotations(table, seconds, seed).items()}
-    elif isinstance(labels, list | tuple):
-        files = {Path(path).name: Path(path).read_bytes() for path in labels}
-        table = _read_means(labels, seconds)
-    else:
-        paths = {name: find_file(labels, name) for name in FOLDERS}
-        files = {name: path.read_bytes() for name, path in paths.items() if path}
-        table = _read(labels, seconds)
+    table, files = _made_up(songs, seconds, seed) if labels is None else _given(labels, seconds)
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
     settings = {"renderer": RENDERER, "seed": seed, "seconds": seconds, "songs": len(table), "annotations": digest}
-    _settle(root, settings, overwrite)
+    _claim(root, settings, overwrite)
     for name, content in files.items():
         folder = root / FOLDERS.get(name, ".")
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,31 +111,47 @@ def render_deam(root, songs=300, seconds=45.0, seed=42, labels=None, num_proc=1,
     return root
 
 
-def _settle(root, settings, overwrite):
+def _made_up(songs: int, seconds: float, seed: int) -> tuple[Table, dict[str, bytes]]:
+    """Songs with labels drawn as DEAM's, and their annotation files."""
+    table = _draw(songs, seconds, seed)
+    return table, {name: text.encode() for name, text in _annotations(table, seconds, seed).items()}
+
+
+def _given(
+    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], seconds: float
+) -> tuple[Table, dict[str, bytes]]:
+    """Songs with the labels in a folder of DEAM's annotations or in a list of CSV files, and these files."""
+    if isinstance(labels, str | os.PathLike):
+        paths = {name: find_file(labels, name) for name in FOLDERS}
+        return _read(labels, seconds), {name: path.read_bytes() for name, path in paths.items() if path}
+    return _read_means(labels, seconds), {Path(path).name: Path(path).read_bytes() for path in labels}
+
+
+def _claim(root: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Make `root` ready for songs with these settings, or raise `UsageError`."""
     path = root / RENDER_SETTINGS
-    holds = [file for folder in {AUDIO, *FOLDERS.values()} for file in (root / folder).glob("*.*")]
     if not path.exists() and root.is_dir():
         foreign = next((file for file in files_under(root) if file.suffix.lower() in (".mp3", ".wav", ".csv")), None)
         if foreign:
-            raise UsageError(f"{root} holds files that were not rendered here, {foreign}: choose another folder")
+            raise UsageError(f"{root} contains files that were not rendered here, {foreign}: choose another folder")
     if path.exists():
         found = json.loads(path.read_text())
         if found != settings and not overwrite:
             changed = {key: (found.get(key), value) for key, value in settings.items() if found.get(key) != value}
             listed = ", ".join(f"{key} {old}, not {new}" for key, (old, new) in changed.items())
             raise UsageError(
-                f"{root} holds songs rendered with {listed}: choose another folder, ask for the same settings, "
-                "or render all songs anew with overwrite=True (--overwrite)"
+                f"{root} contains songs rendered with {listed}: choose another folder, use the same settings, "
+                "or render all songs again with overwrite=True (--overwrite)"
             )
     if overwrite:
-        for file in holds:
-            file.unlink()
+        for folder in {AUDIO, *FOLDERS.values()}:
+            for file in (root / folder).glob("*.*"):
+                file.unlink()
     root.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _each(function, tasks, num_proc) -> Iterator:
+def _each(function: Callable[[Any], None], tasks: list, num_proc: int) -> Iterator[None]:
     if num_proc == 1 or len(tasks) < 2:
         yield from map(function, tasks)
         return
@@ -130,8 +159,8 @@ def _each(function, tasks, num_proc) -> Iterator:
         yield from pool.map(function, tasks)
 
 
-def _render(task):
-    """Write one song to its path; complete or not at all."""
+def _render(task: tuple[Path, int, int, int, np.ndarray, np.ndarray]) -> None:
+    """Write one song to its path, complete or not at all."""
     path, seed, song_id, artist, valence, arousal = task
     song, sound = np.random.default_rng([seed, 0, song_id]), np.random.default_rng([seed, 1, artist])
     part = path.with_suffix(".part")
@@ -139,8 +168,8 @@ def _render(task):
     os.replace(part, path)
 
 
-def _mp3(audio):
-    """(samples, 2) in [-1, 1] -> an MP3's bytes; LAME's quality 5 takes a third of the time that libsndfile's does."""
+def _mp3(audio: np.ndarray) -> bytes:
+    """(samples, 2) in [-1, 1] -> an MP3; LAME's quality 5 takes a third of the time of libsndfile's setting."""
     encoder = lameenc.Encoder()
     encoder.silence()
     encoder.set_in_sample_rate(SAMPLE_RATE)
@@ -150,13 +179,13 @@ def _mp3(audio):
     return bytes(encoder.encode((audio * 32767).astype("<i2").tobytes()) + encoder.flush())
 
 
-def _draw(songs, seconds, seed):
-    """{song_id: (artist, valence curve, arousal curve)}, curves float64 in [-1, 1] at `CONTROL_RATE`."""
+def _draw(songs: int, seconds: float, seed: int) -> Table:
+    """Songs with labels drawn as DEAM's, and with curves and artists."""
     ids = [i for i in range(2, 2001) if i % 4 or i > 1000]  # 749 up to 1000, where DEAM has 744, and all after
     if not 1 <= songs <= len(ids):
         raise UsageError(f"expected 1 to {len(ids)} songs (DEAM's ids end at 2000), got {songs}")
     # The R2 sequence (Roberts 2018, "The unreasonable effectiveness of quasirandom sequences"): its first n points
-    # are evenly spread for every n, so that the sample correlation does not wander, and more songs change no label.
+    # are evenly spread for every n, so the sample correlation stays put, and adding songs changes no label.
     shift = np.random.default_rng([seed, 2]).random(2)
     normal = ndtri((shift + np.outer(np.arange(songs), [0.7548776662466927, 0.5698402909980532])) % 1)
     labels = (LABEL_MEAN + TRUE_SD * (normal @ CORRELATE) - 5) / 4
@@ -164,7 +193,7 @@ def _draw(songs, seconds, seed):
     table = {}
     for song_id, label in zip(ids[:songs], labels, strict=True):
         rng = np.random.default_rng([seed, 3, song_id])
-        # Of DEAM's first 744 songs 311 are their artist's only one; the others have 100 artists with up to 22 songs.
+        # Of DEAM's first 744 songs, 311 are their artist's only one; the others have 100 artists with up to 22 songs.
         weight = 1 / (8 + np.arange(100))
         artist = UNIQUE + song_id if rng.random() < 0.42 else int(rng.choice(100, p=weight / weight.sum()))
         angle = 2 * np.pi * (np.arange(count) / CONTROL_RATE / rng.uniform(12, 40, (2, 3, 1)) + rng.random((2, 3, 1)))
@@ -174,12 +203,10 @@ def _draw(songs, seconds, seed):
     return table
 
 
-def _annotations(table, seconds, seed):
-    """{file name: text} of the static, the dynamic and the metadata CSV, formatted as DEAM's."""
+def _annotations(table: Table, seconds: float, seed: int) -> dict[str, str]:
+    """{file name: text} of the static, dynamic and metadata CSVs, formatted as DEAM's."""
     static = ["song_id, valence_mean, valence_std, arousal_mean, arousal_std"]
-    columns = ("song_id", "file_name", "Artist", "Song title")
-    columns += ("start of the segment (min.sec)", "end of the segment (min.sec)", "Genre")
-    metadata = [",".join(f'"{column}"' for column in columns)]
+    metadata = [",".join(f'"{column}"' for column in METADATA_COLUMNS)]
     start = min(CURVE_START, max(0, math.floor(seconds / CURVE_STEP - 1) * CURVE_STEP))
     times = np.arange(start, max(seconds - CURVE_STEP, start) + 1e-6, CURVE_STEP)
     header = ["song_id", *(f"sample_{round(1000 * t)}ms" for t in times)]
@@ -187,58 +214,52 @@ def _annotations(table, seconds, seed):
     end = f"{int(seconds) // 60}.{int(seconds) % 60:02d}"
     for song_id, (artist, *curves) in table.items():
         rng = np.random.default_rng([seed, 4, song_id])
-        heard = 5 + 4 * np.mean(curves, axis=1) + RATER_SD * (rng.standard_normal((RATERS, 2)) @ CORRELATE)
-        ratings = np.clip(np.round(heard), 1, 9)
+        perceived = 5 + 4 * np.mean(curves, axis=1) + RATER_SD * (rng.standard_normal((RATERS, 2)) @ CORRELATE)
+        ratings = np.clip(np.round(perceived), 1, 9)
         cells = np.stack([ratings.mean(0), ratings.std(0)], axis=1).ravel()
         static.append(",".join([str(song_id), *(f"{round(cell, 2):g}" for cell in cells)]))
         for axis, curve in zip(("valence", "arousal"), curves, strict=True):
             values = np.interp(times, np.arange(len(curve)) / CONTROL_RATE, curve)
             dynamic[DYNAMIC_FILES[axis]].append(",".join([str(song_id), *(f"{value:.6f}" for value in values)]))
-        row = (
-            f"\t{song_id}.mp3",
-            f"{_name(artist)}\t",
-            f"\tPiece {song_id}",
-            "\t0.00",
-            f"\t{end}",
-            f"\t{GENRES[artist % 8]}",
-        )
-        quoted = [f'"{song_id}"', f'"{row[0]}"', f'"{row[1]}"', *(f'"{cell}\t"' for cell in row[2:])]
-        metadata.append(",".join(quoted))
+        padded = (f"Piece {song_id}", "0.00", end, GENRES[artist % 8])
+        texts = (song_id, f"\t{song_id}.mp3", f"{_name(artist)}\t", *(f"\t{text}\t" for text in padded))
+        metadata.append(",".join(f'"{text}"' for text in texts))
     lines = {STATIC_FILES[0]: static, **dynamic, METADATA_FILES[0]: metadata}
     return {name: "".join(f"{line}\r\n" for line in rows) for name, rows in lines.items()}
 
 
-def _name(artist):
-    """A made-up artist's name, one for each number."""
+def _name(artist: int) -> str:
+    """An artist's made-up name, one per number."""
     syllables = [SYLLABLES[artist // 10**k % 10] for k in range(4)]
     return "".join(syllables[:2]).title() + " " + "".join(syllables[2:]).title()
 
 
-def _read(labels, seconds):
-    """`_draw`'s table for the songs of a folder of annotations, each its own artist."""
+def _read(labels: str | os.PathLike[str], seconds: float) -> Table:
+    """The songs in a folder of annotations, each by its own artist."""
     dynamic = read_dynamic(labels)
     static = repair(read_static(labels), dynamic)
-    table = {}
-    for song_id, label in static[["valence", "arousal"]].iterrows():
-        curve = dynamic.get(song_id)
-        whole = curve is not None and song_id > 2000 and seconds >= 45
-        length = curve.start + curve.step * len(curve.valence) if whole else seconds
+    table: Table = {}
+    for song_id, *means in static[["valence", "arousal"]].itertuples():
+        curve, length = dynamic.get(song_id), seconds
+        if curve is not None and song_id > 2000 and seconds >= 45:
+            length = curve.start + curve.step * len(curve.valence)
         time = np.arange(round(length * CONTROL_RATE)) / CONTROL_RATE
         if curve is None:
-            curves = [np.full(len(time), (value - 5) / 4) for value in label]
+            curves = [np.full(len(time), (mean - 5) / 4) for mean in means]
         else:
             moments = curve.start + curve.step * np.arange(len(curve.valence))
             curves = [np.interp(time, moments, values) for values in (curve.valence, curve.arousal)]
-        table[int(song_id)] = (UNIQUE + int(song_id), *curves)
+        table[song_id] = (UNIQUE + song_id, *curves)
     return table
 
 
-def _read_means(files, seconds):
-    """`_draw`'s table for the songs of CSV files, each its own artist, as calm as its means."""
+def _read_means(files: Sequence[str | os.PathLike[str]], seconds: float) -> Table:
+    """The songs in CSV files, each by its own artist and constant at its means."""
     length = round(seconds * CONTROL_RATE)
-    table = {}
-    for song_id, means in read_labels(files).iterrows():
+    table: Table = {}
+    for song_id, *means in read_labels(files).itertuples():
         if not song_id.isdecimal():
-            raise UsageError(f"songs are rendered by number, but {files[0]} has a song called {song_id!r}")
-        table[int(song_id)] = (UNIQUE + int(song_id), *(np.full(length, (mean - 5) / 4) for mean in means))
+            raise UsageError(f"songs can only be rendered if their ids are numbers, but {files[0]} has {song_id!r}")
+        valence, arousal = (np.full(length, (mean - 5) / 4) for mean in means)
+        table[int(song_id)] = (UNIQUE + int(song_id), valence, arousal)
     return table

@@ -1,13 +1,14 @@
 """Music-like audio (chords, melody, bass, bells, drums) whose cues follow valence and arousal over time.
 
-Which cue speaks for which dimension follows Gabrielsson & Lindström (2010, "The role of structure in the musical
+Which cues express which dimension follows Gabrielsson & Lindström (2010, "The role of structure in the musical
 expression of emotions") and Eerola, Friberg & Bresin (2013, doi:10.3389/fpsyg.2013.00487): arousal raises tempo,
-density, attack, brightness and percussion; valence raises register, consonance, staccato and the major mode, and, so
-that it survives the standardised log-mel, trades a low drone for high bells. Key, instruments, progressions, loudness,
+density, attack, brightness and percussion; valence raises register, consonance, staccato and the major mode, and, to
+survive the standardised log-mel, trades a low drone for high bells. Key, instruments, progressions, loudness,
 stereo, timing, room and noise vary freely.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.signal import butter, resample_poly, sosfilt
@@ -19,109 +20,193 @@ CUES = {
     "valence": ("register", "consonance", "mode", "staccato", "sparkle", "rumble"),
     "arousal": ("tempo", "density", "brightness", "percussion", "attack", "drive"),
 }
-JITTER = 0.07  # standard deviation of a cue around its label, [-1, 1]; half its variance belongs to the artist
+JITTER = 0.07  # standard deviation of a cue around its label, [-1, 1]; half of the variance is the artist's
 MAJOR, MINOR = np.array([0, 2, 4, 5, 7, 9, 11]), np.array([0, 2, 3, 5, 7, 8, 10])
 PROGRESSIONS = ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 4, 0), (5, 3, 0, 4), (0, 2, 3, 4), (0, 3, 0, 4), (0, 5, 1, 4))
 
 
-def synthesise(valence, arousal, sound, song):
+def synthesise(
+    valence: np.ndarray, arousal: np.ndarray, sound: np.random.Generator, song: np.random.Generator
+) -> np.ndarray:
     """Stereo music whose cues follow two label curves.
 
-    valence, arousal: (control frames,) in [-1, 1], at `CONTROL_RATE`; they set the length. sound, song: NumPy
-    Generators for what an artist keeps (instruments, kit, habits) and for what changes from song to song (key, chords,
-    timing, mix).
-    Returns (samples, 2), float32 at 44.1 kHz, |x| < 1.
-    """
-    n = round(len(valence) * RATE / CONTROL_RATE)
-    time = np.arange(len(valence)) / CONTROL_RATE
-    cue = {}
-    for name, curve in (("valence", valence), ("arousal", arousal)):
-        for c in CUES[name]:
-            jitter = JITTER * math.sqrt(0.5) * (sound.standard_normal() + song.standard_normal())
-            cue[c] = np.clip(0.5 + 0.75 * (curve + jitter), 0, 1)
+    Args:
+        valence, arousal: (control frames,) in [-1, 1], at `CONTROL_RATE`; they set the length.
+        sound: for what an artist keeps: instruments, kit, habits.
+        song: for what differs between songs: key, chords, timing, mix.
 
-    # Sixteenth-note steps: the integral of the tempo, 66-165 beats a minute, inverted.
+    Returns:
+        (samples, 2), float32 at 44.1 kHz, |x| < 1.
+    """
+    samples = round(len(valence) * RATE / CONTROL_RATE)
+    time = np.arange(len(valence)) / CONTROL_RATE
+    cue = _cues(valence, arousal, sound, song)
+
+    # Sixteenth-note steps: the integral of the tempo, 66-165 beats per minute, inverted.
     phase = np.concatenate([[0], np.cumsum(66 * 2.5 ** cue["tempo"] / 60 / CONTROL_RATE)[:-1]])
     starts = np.interp(np.arange(int(phase[-1] * 4) + 1) / 4, phase, time)
     at = {c: np.interp(starts, time, u) for c, u in cue.items()}
     swing = song.choice([0, 0, 0.3]) * np.diff(starts, append=starts[-1] + 0.1) * (np.arange(len(starts)) % 2)
     starts = starts + swing + np.abs(song.normal(0, 0.006, len(starts)))
-    onsets = (starts * RATE).astype(int)
-    length = np.diff(onsets, append=n).clip(1)  # samples from a step to the next
-
-    bus = {name: np.zeros(n, np.float32) for name in ("chords", "lead", "bass", "bells", "drums", "rumble")}
-    instrument = {name: _instrument(sound) for name in ("chords", "lead", "bass", "bells")}
-    kit = _kit(sound)
-    cache = {}
-
-    def play(name, step, pitch, steps, gain, attack=0.01, decay=None):
-        start = onsets[step]
-        stop = min(int(start + steps * length[step] * 1.02), n)
-        if stop - start < 64:
-            return
-        samples = stop - start
-        bus[name][start:stop] += gain * _note(cache, name, instrument[name], pitch, samples, attack, decay)
+    band = _Band((starts * RATE).astype(int), samples, sound)
 
     key = int(song.integers(12))
     progression = PROGRESSIONS[song.integers(len(PROGRESSIONS))]
-    harmonic_rhythm = int(song.choice([8, 16, 16]))  # steps a chord
+    harmonic_rhythm = int(song.choice([8, 16, 16]))  # steps per chord
     melody, repeats = 0, song.random((2, 64))
     lively = song.random(len(starts))
-    accents = np.tile([1, 0.35, 0.7, 0.4], len(starts) // 4 + 1)
-    for step in range(len(starts)):
-        register = 45 + 26 * at["register"][step]  # centre of the chords, MIDI note number
-        scale = MAJOR if at["mode"][step] > 0.5 else MINOR
-        root = progression[step // harmonic_rhythm % len(progression)]
-        attack = 0.005 + 0.09 * (1 - at["attack"][step]) ** 2
-        density = at["density"][step]
-        short = 1 - 0.75 * at["staccato"][step]
-
-        def pitch(degree, centre, scale=scale):
-            """The MIDI note of a scale degree, in the octave nearest to a centre."""
-            note = key + scale[degree % 7]
-            return int(note + 12 * round((centre - note) / 12))
-
-        if step % harmonic_rhythm == 0 or (step % 2 == 0 and lively[step] < (density - 0.3) * 0.8):
-            held = harmonic_rhythm if density < 0.4 else 4
-            for third in (0, 2, 4):
-                play("chords", step, pitch(root + third, register), held * short, 0.16, attack)
-            clash = (1 - at["consonance"][step]) ** 1.5
-            if clash > 0.1:  # minor seconds and a tritone against the chord
-                play("chords", step, pitch(root, register) + 1, held * short, 0.2 * clash, attack)
-                play("chords", step, pitch(root, register) + 6, held * short, 0.14 * clash, attack)
-        if step % 8 == 0 or (step % 2 == 0 and lively[step] > 1.05 - 0.6 * density):
-            play("bass", step, pitch(root, 36 + 6 * at["register"][step]), 4, 0.3, 0.01, 0.5)
-        if repeats[0, step % 64] < (0.12 + 0.6 * density) * accents[step]:
-            melody += int(np.sign(repeats[1, step % 64] - 0.5 - 0.08 * melody) * (1 + (step % 3 == 0)))
-            degree = root + 2 * (melody // 2) if step % 4 == 0 else root + melody
-            play("lead", step, pitch(degree, register + 12 + 1.7 * melody), 3 * short, 0.26, attack / 2, 0.5)
-        if repeats[1, (step * 7) % 64] < 0.5:
-            play(
-                "bells",
-                step,
-                pitch(root + 2 * (step % 4), 90),
-                3,
-                0.25 * 10 ** (1.5 * (at["sparkle"][step] - 1)),
-                0.002,
-                0.15,
-            )
-        power = 1.2 * 10 ** (1.5 * (at["percussion"][step] - 1))
-        beat = step % 16
-        for drum, hit in (
-            ("kick", beat in (0, 8) or (beat in (6, 10) and lively[step] < density)),
-            ("snare", beat in (4, 12)),
-            ("hat", beat % 2 == 0 or lively[step] < density),
-        ):
-            if hit:
-                shot = kit[drum]
-                stop = min(onsets[step] + len(shot), n)
-                bus["drums"][onsets[step] : stop] += power * accents[step] * shot[: stop - onsets[step]]
-
-    return _mix(bus, cue, time, n, sound, song)
+    for number in range(len(starts)):
+        root = progression[number // harmonic_rhythm % len(progression)]
+        cues = {c: values[number] for c, values in at.items()}
+        step = _Step(number, cues, key, root, lively[number], repeats[:, number % 64])
+        _play_chords(band, step, harmonic_rhythm)
+        melody = _play_melody(band, step, melody)
+        if repeats[1, number * 7 % 64] < 0.5:
+            gain = 0.25 * 10 ** (1.5 * (cues["sparkle"] - 1))
+            band.play("bells", number, step.pitch(root + 2 * (number % 4), 90), 3, gain, 0.002, 0.15)
+        _play_drums(band, step)
+    return _mix(band.tracks, cue, time, sound, song)
 
 
-def _instrument(rng):
-    """A timbre: (2, 30) complex harmonics of the sound at its attack and after it."""
+def _cues(
+    valence: np.ndarray, arousal: np.ndarray, sound: np.random.Generator, song: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Every cue over time, (control frames,) in [0, 1]: its label with jitter."""
+    cue = {}
+    for name, curve in (("valence", valence), ("arousal", arousal)):
+        for c in CUES[name]:
+            jitter = JITTER * math.sqrt(0.5) * (sound.standard_normal() + song.standard_normal())
+            cue[c] = np.clip(0.5 + 0.75 * (curve + jitter), 0, 1)
+    return cue
+
+
+class _Band:
+    """An artist's instruments and kit, and the track that each plays, (samples,) float32.
+
+    Args:
+        onsets: (steps,) samples at which the steps of the song begin.
+        samples: length of the song.
+        sound: the artist's.
+    """
+
+    def __init__(self, onsets: np.ndarray, samples: int, sound: np.random.Generator):
+        self.onsets, self.samples = onsets, samples
+        self.lengths = np.diff(onsets, append=samples).clip(1)  # samples from a step to the next
+        names = ("chords", "lead", "bass", "bells", "drums", "rumble")
+        self.tracks = {name: np.zeros(samples, np.float32) for name in names}
+        self.instruments = {name: _instrument(sound) for name in names[:4]}
+        self.kit = _kit(sound)
+        self.cache: dict[tuple[str, int], np.ndarray] = {}
+
+    def play(
+        self,
+        name: str,
+        step: int,
+        pitch: int,
+        steps: float,
+        gain: float,
+        attack: float = 0.01,
+        decay: float | None = None,
+    ) -> None:
+        """Add a note of `steps` steps to an instrument's track."""
+        start = self.onsets[step]
+        stop = min(int(start + steps * self.lengths[step] * 1.02), self.samples)
+        if stop - start >= 64:
+            note = _note(self.cache, name, self.instruments[name], pitch, stop - start, attack, decay)
+            self.tracks[name][start:stop] += gain * note
+
+    def hit(self, drum: str, step: int, gain: float) -> None:
+        """Add a beat to the drums' track."""
+        start, shot = self.onsets[step], self.kit[drum]
+        stop = min(start + len(shot), self.samples)
+        self.tracks["drums"][start:stop] += gain * shot[: stop - start]
+
+
+class _Step(NamedTuple):
+    """One sixteenth-note step of a song.
+
+    Args:
+        number: from 0.
+        cues: every cue, in [0, 1].
+        key: of the song, in semitones.
+        root: scale degree of the chord.
+        lively: what decides on notes that vary, in [0, 1).
+        repeats: (2,) what decides on notes that recur every 64 steps, in [0, 1).
+    """
+
+    number: int
+    cues: dict[str, float]
+    key: int
+    root: int
+    lively: float
+    repeats: np.ndarray
+
+    @property
+    def register(self) -> float:
+        """The centre of the chords, as a MIDI note number."""
+        return 45 + 26 * self.cues["register"]
+
+    @property
+    def attack(self) -> float:
+        """Seconds."""
+        return 0.005 + 0.09 * (1 - self.cues["attack"]) ** 2
+
+    @property
+    def length(self) -> float:
+        """The share of its time for which a note sounds."""
+        return 1 - 0.75 * self.cues["staccato"]
+
+    @property
+    def accent(self) -> float:
+        return (1, 0.35, 0.7, 0.4)[self.number % 4]
+
+    def pitch(self, degree: int, centre: float) -> int:
+        """The MIDI note of a scale degree, in the octave nearest to a centre."""
+        scale = MAJOR if self.cues["mode"] > 0.5 else MINOR
+        note = self.key + scale[degree % 7]
+        return int(note + 12 * round((centre - note) / 12))
+
+
+def _play_chords(band: _Band, step: _Step, harmonic_rhythm: int) -> None:
+    """Chords and bass: on every new chord, and more often with more density."""
+    number, root, density = step.number, step.root, step.cues["density"]
+    if number % harmonic_rhythm == 0 or (number % 2 == 0 and step.lively < (density - 0.3) * 0.8):
+        steps = (harmonic_rhythm if density < 0.4 else 4) * step.length
+        for third in (0, 2, 4):
+            band.play("chords", number, step.pitch(root + third, step.register), steps, 0.16, step.attack)
+        clash = (1 - step.cues["consonance"]) ** 1.5
+        if clash > 0.1:  # minor seconds and a tritone against the chord
+            base = step.pitch(root, step.register)
+            band.play("chords", number, base + 1, steps, 0.2 * clash, step.attack)
+            band.play("chords", number, base + 6, steps, 0.14 * clash, step.attack)
+    if number % 8 == 0 or (number % 2 == 0 and step.lively > 1.05 - 0.6 * density):
+        band.play("bass", number, step.pitch(root, 36 + 6 * step.cues["register"]), 4, 0.3, 0.01, 0.5)
+
+
+def _play_melody(band: _Band, step: _Step, melody: int) -> int:
+    """Perhaps a note of the melody, whose height above the chord is taken and returned."""
+    chance, direction = step.repeats
+    if chance < (0.12 + 0.6 * step.cues["density"]) * step.accent:
+        melody += int(np.sign(direction - 0.5 - 0.08 * melody) * (1 + (step.number % 3 == 0)))
+        degree = step.root + 2 * (melody // 2) if step.number % 4 == 0 else step.root + melody
+        pitch = step.pitch(degree, step.register + 12 + 1.7 * melody)
+        band.play("lead", step.number, pitch, 3 * step.length, 0.26, step.attack / 2, 0.5)
+    return melody
+
+
+def _play_drums(band: _Band, step: _Step) -> None:
+    gain = 1.2 * 10 ** (1.5 * (step.cues["percussion"] - 1)) * step.accent
+    beat, fill = step.number % 16, step.lively < step.cues["density"]
+    if beat in (0, 8) or (beat in (6, 10) and fill):
+        band.hit("kick", step.number, gain)
+    if beat in (4, 12):
+        band.hit("snare", step.number, gain)
+    if beat % 2 == 0 or fill:
+        band.hit("hat", step.number, gain)
+
+
+def _instrument(rng: np.random.Generator) -> np.ndarray:
+    """A timbre: (2, 30) complex harmonics of the sound, at its attack and afterwards."""
     k = np.arange(1, 31)
     slope = rng.uniform(1, 1.5)
     formants = sum(rng.uniform(0, 3) * np.exp(-(((k - rng.uniform(1, 12)) / 2) ** 2)) for _ in range(2))
@@ -131,8 +216,16 @@ def _instrument(rng):
     return harmonics / np.linalg.norm(harmonics[0]) * math.sqrt(2)
 
 
-def _note(cache, name, harmonics, pitch, samples, attack, decay):
-    """A note, (samples,) float32: bright at its onset, duller later; decay in seconds, None for a held sound."""
+def _note(
+    cache: dict[tuple[str, int], np.ndarray],
+    name: str,
+    harmonics: np.ndarray,
+    pitch: int,
+    samples: int,
+    attack: float,
+    decay: float | None,
+) -> np.ndarray:
+    """A note, (samples,), bright at its onset and duller later; decay in seconds, None for a sustained sound."""
     key = (name, pitch)
     if key not in cache or cache[key].shape[1] < samples:
         frequency = 440 * 2 ** ((pitch - 69) / 12)
@@ -149,7 +242,7 @@ def _note(cache, name, harmonics, pitch, samples, attack, decay):
     return (dull + np.exp(t * -6) * (bright - dull)) * envelope
 
 
-def _kit(rng):
+def _kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Kick, snare and hi-hat, each (samples,) float32."""
     t = np.arange(int(0.25 * RATE)) / RATE
     noise = rng.standard_normal(len(t))
@@ -162,21 +255,28 @@ def _kit(rng):
     return {"kick": kick.astype(np.float32), "snare": snare.astype(np.float32), "hat": hat.astype(np.float32)}
 
 
-def _mix(bus, cue, time, n, sound, song):
-    """The instruments' tracks as one stereo recording, (samples, 2), float32 at 44.1 kHz, |x| < 1."""
+def _mix(
+    tracks: dict[str, np.ndarray],
+    cue: dict[str, np.ndarray],
+    time: np.ndarray,
+    sound: np.random.Generator,
+    song: np.random.Generator,
+) -> np.ndarray:
+    """Mix the tracks into a stereo recording, (samples, 2), float32 at 44.1 kHz, |x| < 1."""
+    n = len(tracks["rumble"])
     t = np.arange(n, dtype=np.float32) / RATE
-    moving = {
+    gains = {
         "drone": 0.25 * 10 ** (-1.5 * cue["rumble"]),  # 30 dB
         "highs": 1.5 * 10 ** (-1.3 * (1 - cue["brightness"])),  # 26 dB
         "drive": 1 + 2 * cue["drive"],
         "loudness": 10 ** (0.6 * (cue["drive"] - 1)),  # 12 dB
     }
-    moving = {name: np.interp(t, time, gain).astype(np.float32)[:, None] for name, gain in moving.items()}
+    moving = {name: np.interp(t, time, gain).astype(np.float32)[:, None] for name, gain in gains.items()}
     for pitch in song.uniform(24, 34, 3):  # a beating cluster of low drones
-        bus["rumble"] += (t * (440 * 2 ** ((pitch - 57) / 12))) % 1 - 0.5
-    bus["rumble"] *= moving["drone"][:, 0]
-    level = 10 ** (song.normal(0, 1.5, len(bus)) / 20)
-    bus = {name: gain * track for (name, track), gain in zip(bus.items(), level, strict=True)}
+        tracks["rumble"] += (t * (440 * 2 ** ((pitch - 57) / 12))) % 1 - 0.5
+    tracks["rumble"] *= moving["drone"][:, 0]
+    level = 10 ** (song.normal(0, 1.5, len(tracks)) / 20)
+    bus = {name: gain * track for (name, track), gain in zip(tracks.items(), level, strict=True)}
     low = butter(1, 900, fs=RATE, output="sos")
     tonal = bus["chords"] + bus["lead"] + bus["bass"]
     dark = sosfilt(low, tonal).astype(np.float32)

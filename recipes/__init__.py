@@ -1,0 +1,1 @@
+"""The recipes: each parses its arguments, calls one function, and prints what came out."""
