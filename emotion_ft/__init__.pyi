@@ -12,10 +12,14 @@ from .gan.run import run_gan
 from .hub.push import push
 from .inference.loading import load_model
 from .inference.predict import predict_file, predict_log_mel, predict_songs, read_log_mel
-from .modeling.configuration_ast_emotion import ASTEmotionConfig
-from .modeling.feature_extraction_ast_emotion import ASTEmotionFeatureExtractor
-from .modeling.modeling_ast_emotion import ASTForEmotionRegression
-from .modeling.modeling_mel_gan import MelDiscriminator, MelGanConfig, MelGenerator
+from .modeling import (
+    ASTEmotionConfig,
+    ASTEmotionFeatureExtractor,
+    ASTForEmotionRegression,
+    MelDiscriminator,
+    MelGanConfig,
+    MelGenerator,
+)
 from .modeling.pipeline_ast_emotion import MusicEmotionPipeline
 from .reports.audit import write_audit
 from .reports.song_plots import plot_curve, show_spectrogram

@@ -161,7 +161,7 @@ def _say(line: str) -> None:
     if "tqdm" in sys.modules:
         from tqdm import tqdm
 
-        for bar in list(tqdm._instances):
+        for bar in list(tqdm._instances):  # type: ignore[attr-defined]
             bar.close()
     print(line, file=sys.stderr)
 

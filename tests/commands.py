@@ -1,5 +1,6 @@
 """The toolkit's commands, run in this very process: a process of its own would spend ten seconds on imports."""
 
+import base64
 import logging
 import os
 import random
@@ -11,18 +12,23 @@ from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redire
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import datasets
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from matplotlib.figure import Figure
 from transformers.utils import logging as transformers_logging
 
 from emotion_ft.cli import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+"""A PNG."""
 
 
 class Done(NamedTuple):
@@ -33,13 +39,14 @@ class Done(NamedTuple):
     stderr: str
 
 
-def in_process(name: str, *arguments: object, **environment: str) -> Done:
+def in_process(name: str, *arguments: object, pictures: bool = False, **environment: str) -> Done:
     """Run `emotion-ft NAME ARGUMENTS` here, from the root of the checkout; nothing of it outlasts the call.
 
     For what takes a process of its own (signals, several processes, variables that are read at import), see the
     fixture `recipe`.
 
     Args:
+        pictures: draw them, which takes longer than all else in a small run; otherwise each is one pixel.
         environment: variables to add for the duration.
     """
     out, err = StringIO(), StringIO()
@@ -48,6 +55,8 @@ def in_process(name: str, *arguments: object, **environment: str) -> Done:
             stack.enter_context(context)
         stack.enter_context(mock.patch.dict(os.environ, environment))
         stack.enter_context(mock.patch.object(sys, "argv", [f"emotion-ft {name}"]))
+        if not pictures:
+            stack.enter_context(mock.patch.object(Figure, "savefig", lambda _, path, **__: path.write_bytes(PIXEL)))
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         try:
@@ -63,14 +72,14 @@ def in_process(name: str, *arguments: object, **environment: str) -> Done:
     return Done(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
-def succeed(name: str, *arguments: object, **environment: str) -> Done:
+def succeed(name: str, *arguments: object, **settings: Any) -> Done:
     """`in_process`, where anything but exit code 0 fails the test with what was printed."""
-    return leave(0, name, *arguments, **environment)
+    return leave(0, name, *arguments, **settings)
 
 
-def leave(code: int, name: str, *arguments: object, **environment: str) -> Done:
+def leave(code: int, name: str, *arguments: object, **settings: Any) -> Done:
     """`in_process`, where anything but this exit code, or a traceback, fails the test with what was printed."""
-    done = in_process(name, *arguments, **environment)
+    done = in_process(name, *arguments, **settings)
     said = f"{name} {' '.join(map(str, arguments))}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == code and "Traceback" not in done.stderr, said
     return done

@@ -40,9 +40,14 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+SLOWEST = ("test_faults", "test_distributed", "test_recipes", "hub/test_push", "test_wheel", "test_notebook")
+SLOWEST += ("gan/test_trainer", "test_benchmark", "hub/test_space", "training/test_trainer", "gan/test_train_songs")
+
+
 def pytest_collection_modifyitems(items):
-    """The long ones first, so that no worker is left alone with them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Modules that take longest come first, so that no worker is left alone with one of them at the end."""
+    rank = {Path(__file__).parent / f"{name}.py": place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 SONG_IDS = range(1010, 1034)  # above 1000, where DEAM's labels need no repair; two parts of `store_log_mels`
@@ -150,7 +155,10 @@ def stored_songs(songs_root, tiny_extractor, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def recipe():
-    """`recipe(name, *arguments, timeout=..., **environment)` -> the finished process, its output as text."""
+    """`recipe(name, *arguments, timeout=..., **environment)` -> the finished process, its output as text.
+
+    Starting one takes ten seconds: `commands.in_process` does for what needs no process of its own.
+    """
 
     def run(name, *arguments, timeout=240, **environment):
         return subprocess.run(
@@ -179,10 +187,11 @@ def gan_dir(tiny_extractor, tmp_path):
     generator.save_pretrained(folder)
     tiny_extractor.save_pretrained(folder)
     best = {name: index / 8 for index, name in enumerate(COLUMNS)}
-    results = {"protocol": "songs rendered in DEAM's layout", "step": 60, **best}
+    collection = {"source": "songs rendered in DEAM's layout", "labels": "repaired", "rendered": True, "songs": 24}
+    results = {"protocol": collection["source"], "collections": [collection], "step": 60, **best}
     write_quality(folder, quality_table({"real": {"frechet": 0.25}, "step 60, kept": best}))
+    write_gan_card(folder, results=results)
     run_folder.write_results(folder, results)
-    write_gan_card(folder)
     for name in ("plots/samples-000060.png", "plots/quality.png", "discriminator/model.safetensors"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(name)

@@ -7,16 +7,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from commands import in_process, succeed
 
 
 @pytest.fixture(scope="module")
-def report(recipe, tmp_path_factory):
+def report(tmp_path_factory):
     """What the recipe prints, and what it writes."""
     path = tmp_path_factory.mktemp("benchmark") / "benchmark.json"
     tiny = ["--repeats", "1", "--songs", "3", "--seconds", "12"]
-    result = recipe("benchmark", "--only", "loader,features,store", *tiny, "--output", path)
-    assert result.returncode == 0, result.stderr
-    return result.stdout, json.loads(path.read_text())
+    done = succeed("benchmark", "--only", "loader,features,store", *tiny, "--output", path)
+    return done.stdout, json.loads(path.read_text())
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_inference_compares_the_pipeline_and_int8_with_a_plain_loop(bench):
         expected |= {f"{name}, 10 s MP3": "s", f"share of the loop, {name}": ""}
         expected |= {f"{dimension}, largest difference, {name}": "of 1-9" for dimension in ("valence", "arousal")}
     many = "3 songs in one call, 4 layers x 192"
-    expected |= {f"{many}, a song": "ms", f"share of one song a call, {many}": ""}
+    expected |= {f"{many}, per song": "ms", f"share of one song per call, {many}": ""}
     assert {name: figure.unit for name, figure in figures.items()} == expected
     assert {figure.section for figure in figures.values()} == {"inference"}
     for figure in figures.values():
@@ -88,8 +88,8 @@ def test_inference_compares_the_pipeline_and_int8_with_a_plain_loop(bench):
         assert share.target == target and share.value == pytest.approx(timed.value / timed.peer_value)
         for dimension in ("valence", "arousal"):
             assert 1e-4 < figures[f"{dimension}, largest difference, {name}"].value < 0.5
-    together = figures[f"{many}, a song"]
-    assert figures[f"share of one song a call, {many}"].value == pytest.approx(together.value / together.peer_value)
+    together = figures[f"{many}, per song"]
+    assert figures[f"share of one song per call, {many}"].value == pytest.approx(together.value / together.peer_value)
 
 
 def test_trainings_are_compared_with_the_usual_recipe(bench):
@@ -139,18 +139,41 @@ def test_the_flops_of_a_sample_are_those_of_its_matrix_products(tiny_config):
     assert sample_flops(config) == 3 * forward - patches
 
 
-@pytest.mark.slow
 def test_an_accelerator_is_measured_under_each_option(bench, monkeypatch):
+    """Here a CPU, in the precisions that it computes in."""
     from emotion_ft.benchmark import SECTIONS, gpu
+    from emotion_ft.config.settings import hardware_precision
 
-    without = {name: options for name, options in gpu.OPTIONS.items() if "compile" not in name}
-    monkeypatch.setattr(gpu, "OPTIONS", without)  # compiling takes a minute
+    without = {name: changes for name, changes in gpu.VARIANTS.items() if "compile" not in name}
+    monkeypatch.setattr(gpu, "VARIANTS", without)  # compiling takes a minute
     figures = {figure.name: figure for figure in SECTIONS["accelerator"](bench)}
-    assert figures["matrix product, bf16"].value > 0
-    assert figures["training, bf16"].peer == "fp32" and figures["training, bf16, eager attention"].value > 0
-    used, rate = figures["model FLOPs utilisation, bf16"], figures["matrix product, bf16"].value
+    fast = hardware_precision()
+    assert figures[f"matrix product, {fast}"].value > 0
+    assert figures[f"training, {fast}, eager attention"].value > 0
+    assert figures[f"training, {fast}, eager attention"].peer == "fp32"
+    used, rate = figures[f"model FLOPs utilisation, {fast}"], figures[f"matrix product, {fast}"].value
     flops = figures["AST, forward and backward, a sample"].value
-    assert used.value == pytest.approx(figures["training, bf16"].value * flops / rate / 10, rel=1e-6)
+    assert used.value == pytest.approx(figures[f"training, {fast}"].value * flops / rate / 10, rel=1e-6)
+    assert not torch.cuda.is_available() or "training, fp16" in figures
+
+
+@pytest.mark.parametrize(
+    ("fast", "on_gpu", "precisions"),
+    [
+        ("fp32", False, ["fp32"]),
+        ("bf16", False, ["fp32", "bf16"]),
+        ("bf16", True, ["fp32", "fp16", "bf16"]),
+        ("fp16", True, ["fp32", "fp16"]),
+    ],
+)
+def test_only_precisions_that_the_hardware_computes_in_are_measured(fast, on_gpu, precisions):
+    from emotion_ft.benchmark import gpu
+
+    offered = gpu.options(fast, on_gpu)
+    assert list(offered)[: len(precisions)] == precisions
+    assert {name: option["precision"] for name, option in offered.items()} == (
+        {name: name for name in precisions} | {f"{fast}, {name}": fast for name in gpu.VARIANTS}
+    )
 
 
 def test_random_models_of_the_benchmark_tell_songs_apart(bench):
@@ -169,10 +192,10 @@ def test_random_models_of_the_benchmark_tell_songs_apart(bench):
     np.testing.assert_allclose(songs, usual, atol=0.02)  # log-mels of float16
 
 
-def test_recipe_and_package_name_the_same_sections(recipe):
+def test_recipe_and_package_name_the_same_sections():
     from emotion_ft.benchmark import SECTIONS
 
-    offered = recipe("benchmark", "--only", "nothing").stderr
+    offered = in_process("benchmark", "--only", "nothing").stderr
     assert offered.rstrip().endswith(f"there are {', '.join(SECTIONS)}")
 
 
@@ -198,7 +221,7 @@ def test_tasks_take_turns_after_a_warm_up():
 
 
 @pytest.mark.parametrize("arguments", [["--only", "features,speed"], ["--repeats", "0"], ["--seconds", "5"]])
-def test_wrong_arguments_are_refused(recipe, arguments):
-    result = recipe("benchmark", *arguments)
-    assert result.returncode == 2
-    assert "error: --" in result.stderr
+def test_wrong_arguments_are_refused(arguments):
+    done = in_process("benchmark", *arguments)
+    assert done.returncode == 2
+    assert "error: --" in done.stderr

@@ -24,7 +24,7 @@ from emotion_ft import run_folder
 from emotion_ft.data import features
 from emotion_ft.data.collections.deam import load_deam
 from emotion_ft.data.features import store_log_mels
-from emotion_ft.errors import UsageError
+from emotion_ft.errors import RESUME_OR_AGAIN, UsageError
 from emotion_ft.training.checkpoints import checkpoints
 
 pytestmark = pytest.mark.stress
@@ -287,7 +287,7 @@ before(transformers.TrainerState, "save_to_json", save)
             finetune(tmp_path, *one, resume=step > 8, fault=at.format(step), code=-signal.SIGKILL)
             assert steps(tmp_path) == kept
 
-    def test_a_whole_checkpoint_that_is_written_anew_is_not_whole_meanwhile(self, finetune, tmp_path):
+    def test_a_whole_checkpoint_that_is_written_again_is_not_whole_meanwhile(self, finetune, tmp_path):
         at = "before(EmotionTrainer, '_save_rng_state', lambda self, *args: self.state.global_step == {0} and die())"
         finetune(tmp_path, fault=at.format(12), code=-signal.SIGKILL)
         assert steps(tmp_path) == [4, 8]
@@ -370,12 +370,12 @@ class TestTerminated:
         line = only_line(finetune(tmp_path, "--dataloader_num_workers", "1", fault=fault, code=143), "finetune")
         assert line.startswith("finetune: stopped by SIGTERM")
 
-    def test_interrupting_is_as_before(self, finetune, tmp_path):
+    def test_interrupting_leaves_at_once(self, finetune, tmp_path):
         fault = "signal.signal(signal.SIGINT, signal.default_int_handler)\n" + (
             "before(EmotionTrainer, 'training_step', lambda *args: os.kill(os.getpid(), signal.SIGINT))"
         )
-        line = only_line(finetune(tmp_path, fault=fault, code=1), "finetune")
-        assert line.startswith("finetune: interrupted; go on with --resume_from_checkpoint, or as before")
+        line = only_line(finetune(tmp_path, fault=fault, code=130), "finetune")
+        assert line == f"finetune: interrupted; {RESUME_OR_AGAIN}"
 
     def test_all_processes_stop_at_the_same_step(self, forge, config, tmp_path):
         """SIGTERM reaches one process alone, the second; torchrun would send it to both, but never at once."""
@@ -441,7 +441,7 @@ before(EmotionTrainer, "_save_checkpoint", fills)
         line = only_line(finetune(folder / "run", code=1), "finetune")
         assert re.match(
             f"finetune: cannot write '{folder}/run': (Read-only file system|Permission denied)[.] Make room there, or "
-            "make it writable, and go on with .*; or name another --output_dir[.]",
+            "make it writable, and go on with .*; or choose another --output_dir[.]",
             line,
         )
 
@@ -461,7 +461,7 @@ before(EmotionTrainer, "_save_checkpoint", fills)
             flags = ("--cache_dir", cache, "--num_proc", num_proc)
             line = only_line(finetune(whole.with_name(f"full-{num_proc}"), *flags, fault=fault, code=1), "finetune")
             assert line.startswith(f"finetune: cannot write '{cache}': No space left on device. Make room there")
-            assert line.endswith("and the same command goes on; or name another --cache_dir.")
+            assert line.endswith("and the same command goes on; or choose another --cache_dir.")
             (part,) = cache.iterdir()
             written = part.stat().st_mtime_ns
             (folder / "filler").unlink()

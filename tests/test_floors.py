@@ -34,16 +34,8 @@ FILES = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if path.relative_to(ROOT) != Path("emotion_ft/__init__.py")  # the front door, which names all rooms
 )
-TRAVELS = (
-    "emotion_ft.modeling",
-    "torch",
-    "torchaudio",
-    "transformers",
-    "huggingface_hub",
-    "numpy",
-    "soundfile",
-    "soxr",
-)
+TRAVELS = ("emotion_ft.modeling", "torch", "torchaudio", "transformers", "huggingface_hub", "numpy", "soundfile")
+TRAVELS += ("soxr", "lazy_loader")
 
 
 def module(path):

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import succeed
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
+from emotion_ft.config import yaml_files
 from emotion_ft.inference.loading import load_model
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
 
@@ -67,14 +69,12 @@ def test_what_the_walk_finds(source):
 
 
 def test_loaders_of_yaml_are_safe_ones():
-    from emotion_ft.config.settings import yaml_files
-
     used = {name for path in SOURCES for name in re.findall(r"Loader=(\w+)", path.read_text())}
     assert used == {"_Loader"} and issubclass(yaml_files._Loader, yaml.SafeLoader)
 
 
 @pytest.mark.slow
-def test_a_run_keeps_the_token_to_itself_and_leaves_no_pickle(recipe, songs_root, tmp_path):
+def test_a_run_keeps_the_token_to_itself_and_leaves_no_pickle(songs_root, tmp_path):
     token, folder, config = "hf_" + "TestToken" * 4, tmp_path / "run", tmp_path / "tiny.yaml"
     sections = {
         "data": {"data_root": str(songs_root), "cache_dir": str(tmp_path / "cache")},
@@ -85,8 +85,7 @@ def test_a_run_keeps_the_token_to_itself_and_leaves_no_pickle(recipe, songs_root
                      "eval_strategy": "steps", "eval_steps": 1, "precision": "fp32", "report_to": "tensorboard"},
     }  # fmt: skip
     config.write_text(yaml.safe_dump(sections))
-    done = recipe("finetune", config, "--hub_token", token, HF_TOKEN=token)
-    assert done.returncode == 0, done.stderr
+    done = succeed("finetune", config, "--hub_token", token, HF_TOKEN=token)
     assert token not in done.stdout + done.stderr
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {"README.md", "report.html", "config.yaml", "trainer_state.json", "optimizer.pt"} <= {p.name for p in files}

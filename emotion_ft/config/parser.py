@@ -23,7 +23,7 @@ from .yaml_files import read_yaml
 
 FOREIGN = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, OSError, ImportError, RuntimeError)
 """What `TrainingArguments` raises over values that it cannot use, packages that it lacks, and files that it opens."""
-KINDS = sorted(SECTIONS.values(), key=lambda kind: kind is TrainingConfig)
+KINDS: list[Any] = sorted(SECTIONS.values(), key=lambda kind: kind is TrainingConfig)
 """The sections, the training's last: to check it takes seconds of imports, and an error in another comes first."""
 WITHOUT_EFFECT = {"learning_rate", "remove_unused_columns", "dataloader_persistent_workers", "hub_strategy"}
 WITHOUT_EFFECT |= {"hub_always_push", "do_train", "do_eval", "do_predict"}

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
 import torch
 import yaml
@@ -61,7 +61,7 @@ class DataConfig:
     rendered_songs: int = _option(0, "Number of songs to render into data_root first, as a stand-in for DEAM.")
     rendered_seconds: float = _option(45.0, "Length of a rendered song, in seconds.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in [0, 1], but is {getattr(self, name):g}.")
@@ -103,7 +103,7 @@ class AudioConfig:
     f_max: float = _option(8000.0, "Upper edge of the highest band, in Hz ('mel' only).")
     num_windows: int = _option(5, "Windows per song whose predictions are averaged in evaluation.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.seconds <= 3600:
             raise ConfigError(f"seconds must lie in (0, 3600], but is {self.seconds:g}.")
         most = {"sampling_rate": 768_000, "n_fft": 2**16, "hop_length": 2**16, "num_mel_bins": 4096}
@@ -132,7 +132,7 @@ class SpecAugmentConfig:
     frequency_masks: int = _option(2, "Masks along frequency per window.")
     frequency_mask_bins: int = _option(15, "Upper bound of a frequency mask, in mel bands.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 0:
                 raise ConfigError(f"{name} must not be negative, but is {value}.")
@@ -167,7 +167,10 @@ class ModelConfig:
         return {name: getattr(self, name) for name in names[names.index("hidden_size") :]}
 
 
-def hardware_precision() -> Literal["bf16", "fp16", "fp32"]:
+Precision = Literal["bf16", "fp16", "fp32"]
+
+
+def hardware_precision() -> Precision:
     """bf16 where the hardware computes in it, else fp16 (with loss scaling) on a GPU, else fp32."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -217,7 +220,7 @@ class TrainingConfig(TrainingArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
     logging_steps: float = _option(10, "Optimizer steps between two log lines.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.learning_rate != TrainingArguments.learning_rate:
             raise ConfigError(
                 f"learning_rate={self.learning_rate} has no effect: there are two learning rates. "
@@ -242,7 +245,8 @@ class TrainingConfig(TrainingArguments):
         if not (self.bf16 or self.fp16):
             if self.precision == "auto":
                 launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # accelerate launch --mixed_precision
-                self.precision = launched if launched in ("bf16", "fp16") else hardware_precision()
+                asked = cast(Precision, launched) if launched in ("bf16", "fp16") else None
+                self.precision = asked or hardware_precision()
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         self.precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
         if self.precision == "fp16" and self.use_cpu:
@@ -282,7 +286,7 @@ class GanConfig:
     reference_windows: int = _option(8, "Evenly spaced windows of each of these songs, at least 2.")
     measure_steps: int = _option(500, "Steps between measurements, each with a sample grid and a checkpoint.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         least = {"gan_steps": 1, "gan_channels": 1, "latent_size": 1, "measure_steps": 1}
         least |= {"gan_batch_size": 2, "reference_windows": 2, "emotion_weight": 0, "regressor_steps": 0}
         for name, bound in least.items():
@@ -308,7 +312,7 @@ class SyntheticConfig:
     )
     confirm_within: float = _option(0.5, "How far off it may be, on the 1-9 scale.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.synthetic_fraction < 1:
             raise ConfigError(f"synthetic_fraction is a share in [0, 1), but is {self.synthetic_fraction:g}.")
         if not self.confirm_within > 0:
@@ -329,7 +333,7 @@ class Config:
     gan: GanConfig
     synthetic: SyntheticConfig
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.model.loss != "mse" and self.training.per_device_train_batch_size < 2:
             raise ConfigError(
                 f"loss {self.model.loss} needs a per_device_train_batch_size of 2 or more: CCC is a batch's."
@@ -342,8 +346,12 @@ class Config:
                 "synthetic windows have neither curves nor annotators: leave out dynamic labels and label_weights."
             )
 
-        folders = {"output_dir": self.training.output_dir, "gan_output_dir": self.gan.gan_output_dir}
-        folders |= {"finetuned": self.gan.finetuned, "gan": self.synthetic.gan}
+        folders = {
+            "output_dir": self.training.output_dir,
+            "gan_output_dir": self.gan.gan_output_dir,
+            "finetuned": self.gan.finetuned or "",
+            "gan": self.synthetic.gan or "",
+        }
         for ours, theirs in (("output_dir", "gan_output_dir"), ("gan_output_dir", "finetuned"), ("output_dir", "gan")):
             same = folders[theirs] and Path(folders[ours]).resolve() == Path(folders[theirs]).resolve()
             if same:

@@ -10,7 +10,7 @@ from ..modeling.audio_ast_emotion import read_file
 
 
 class AudioError(UsageError):
-    """A file that cannot be used as music; the message says why."""
+    """A file that cannot be used as music; the message says why, in words that fit into a sentence or a table."""
 
 
 def read_pieces(path: str | Path, sampling_rate: int = 16000, min_seconds: float = 0.0) -> Iterator[np.ndarray]:
@@ -30,7 +30,7 @@ def read_pieces(path: str | Path, sampling_rate: int = 16000, min_seconds: float
     try:
         yield from read_file(path, sampling_rate, min_seconds)
     except ValueError as error:
-        raise AudioError(str(error)) from error
+        raise AudioError(str(error).removesuffix(".")) from error
 
 
 def read_audio(path: str | Path, sampling_rate: int = 16000) -> np.ndarray:

@@ -10,6 +10,7 @@ from ..errors import UsageError, brief
 
 logger = logging.getLogger(__name__)
 
+StrPath = str | os.PathLike[str]
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".aiff", ".aif")
 RENDER_SETTINGS = "render_settings.json"
 """The file that marks a collection as rendered rather than downloaded, in its root."""
@@ -28,7 +29,7 @@ class AnnotationError(UsageError):
     """A collection's files are missing, or cannot be used as they are."""
 
 
-def files_under(root: str | os.PathLike[str]) -> Iterator[Path]:
+def files_under(root: StrPath) -> Iterator[Path]:
     """Every visible file at any depth under `root`, in sorted order, following links.
 
     Hidden files and folders are left out, as are the copies in archives made by macOS (`._*`, `__MACOSX`).
@@ -47,7 +48,7 @@ def files_under(root: str | os.PathLike[str]) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
-def find_file(root: str | os.PathLike[str], name: str) -> Path | None:
+def find_file(root: StrPath, name: str) -> Path | None:
     """The file called `name` at any depth under `root`, or None.
 
     Raises `AnnotationError` if `root` is missing or empty, or if two files with that name differ in content.
@@ -62,7 +63,7 @@ def find_file(root: str | os.PathLike[str], name: str) -> Path | None:
     return copies[0] if copies else None
 
 
-def is_rendered(root: str | os.PathLike[str]) -> bool:
+def is_rendered(root: StrPath) -> bool:
     """Whether the songs under `root` were rendered from their labels."""
     return find_file(root, RENDER_SETTINGS) is not None
 

@@ -60,9 +60,8 @@ def refuse_leaks(songs: DatasetDict, group_by_artist: bool) -> None:
     for name in ("validation", "test"):
         if count := sum(songs[name]["synthetic"]):
             raise SplitError(f"{count} of {len(songs[name])} {name} songs are synthetic; only real songs are scored")
-    artists: dict[int, str] = {}
-    for side in songs.values():
-        artists |= {key: name for key, name in zip(side["song_id"], side["artist"], strict=True) if name}
+    pairs = (pair for side in songs.values() for pair in zip(side["song_id"], side["artist"], strict=True))
+    artists = {song_id: artist for song_id, artist in pairs if artist}
     refuse_crossing({name: songs[name]["song_id"][:] for name in SPLIT_NAMES}, artists if group_by_artist else None)
 
 

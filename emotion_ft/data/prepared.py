@@ -56,8 +56,8 @@ def read_about(source: str | Path) -> dict:
     Raises:
         UsageError: if there is no prepared collection.
     """
-    with _read_errors(str(source)):
-        return json.loads(_read(f"{source}/{COLLECTION_NAME}"))
+    with _read_errors(str(source)), fsspec.open(f"{source}/{COLLECTION_NAME}", "rt") as file:
+        return json.load(file)
 
 
 def load_prepared(source: str, labels: str) -> Dataset:
@@ -163,11 +163,6 @@ def _locate(source: str) -> tuple[str, str]:
             allow_patterns=[COLLECTION_NAME, f"{LABELS}/*{SUFFIX}"],
         )
     return small, f"hf://datasets/{repo_id}@{Path(small).name}"
-
-
-def _read(url: str) -> str:
-    with fsspec.open(url, "rt") as file:
-        return file.read()
 
 
 def _read_errors(source: str) -> AbstractContextManager[None]:

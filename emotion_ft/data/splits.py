@@ -5,7 +5,6 @@ those drawn at random keep all songs of an artist on one side: an artist's other
 """
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from ..errors import UsageError, brief
-from .files import COLLECTION, first_ids
+from .files import COLLECTION, StrPath, first_ids
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ def k_folds(
     return result
 
 
-def read_split(folder: str | os.PathLike[str]) -> Splits:
+def read_split(folder: StrPath) -> Splits:
     """The id lists `train.txt`, `validation.txt` and `test.txt` in a folder, one song id per line.
 
     Raises `SplitError` for a missing file, a line that is not an id, and an id that is listed twice.
@@ -140,7 +139,7 @@ def read_split(folder: str | os.PathLike[str]) -> Splits:
     return splits
 
 
-def write_split(splits: Splits, folder: str | os.PathLike[str]) -> None:
+def write_split(splits: Splits, folder: StrPath) -> None:
     """Write the id lists that `read_split` reads; the folder is created."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in SPLIT_NAMES:
@@ -148,7 +147,7 @@ def write_split(splits: Splits, folder: str | os.PathLike[str]) -> None:
         Path(folder, f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-def id_list_split(folder: str | os.PathLike[str], song_ids: Iterable[int]) -> Splits:
+def id_list_split(folder: StrPath, song_ids: Iterable[int]) -> Splits:
     """The split listed in `folder` (see `read_split`), without the songs that the collection does not have.
 
     Listed songs that are absent are reported in a warning; songs on none of the lists are left out.

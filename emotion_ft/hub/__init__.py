@@ -1,1 +1,1 @@
-"""The only door to the Hub."""
+"""Everything that goes to the Hub: pushes, repositories and demo Spaces."""

@@ -1,4 +1,4 @@
-"""Finished runs and GANs, prepared collections and demo Spaces onto the Hub."""
+"""Push finished runs and GANs, prepared collections and demo Spaces to the Hub."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,26 +27,26 @@ def push(
     message: str | None = None,
     finished: bool = True,
 ) -> str:
-    """Upload a run or GAN to the Hub, in one commit, and none if the Hub has all of it.
+    """Upload a run or GAN to the Hub in one commit, or make no commit if the Hub already has all of it.
 
-    `run_folder.SHARED` travels: weights, configuration, front end, code, card, scores, plots, report, audit and split.
-    The card is rendered for `repo_id`, unless it was edited. Files of an earlier push that the folder no longer has
-    are removed.
+    Uploads `run_folder.SHARED`: weights, configuration, front end, code, card, scores, plots, report, audit and split.
+    The card is rendered for `repo_id` unless it was edited. Files of an earlier push that the folder no longer has are
+    deleted.
 
     Args:
-        folder: as `emotion-ft finetune` or `train_gan` leaves it.
-        repo_id: `you/name`, or `name` in the token's own account; made if it is not there.
-        private: whether nobody else may see it.
-        revision: branch, made from main if it is not there; None: main.
-        token: one that may write; None: the one of `hf auth login` or of HF_TOKEN.
+        folder: the output folder of `emotion-ft finetune` or `train_gan`.
+        repo_id: `you/name`, or `name` in the token's own account; created if it does not exist.
+        private: whether only its owner may see it.
+        revision: branch, created from main if it does not exist; None: main.
+        token: one with write access; None: the one of `hf auth login` or HF_TOKEN.
         message: of the commit.
-        finished: whether the folder must hold results. Without, its card is sent as it is.
+        finished: whether the folder must hold results; if not, its card is uploaded as it is.
 
     Returns:
         The address of the repository.
 
     Raises:
-        UsageError: when the folder holds no finished run or a token, or the Hub cannot be reached or refuses.
+        UsageError: if the folder holds no finished run or a token, or the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
     files: dict[str, Path | bytes] = {**shared_files(folder, finished)}
@@ -58,13 +58,10 @@ def push(
 
 
 def plan_push(training: TrainingConfig, folder: str | Path) -> Callable[[], str] | None:
-    """What pushes `folder` when a recipe has finished it; None without `push_to_hub`, and but in the first process.
+    """A function that pushes `folder` once it is finished; None without `push_to_hub` and on all other processes.
 
-    The repository is made now, so that a wrong token shows before the training. `push_to_hub` is turned off: Trainer
-    would push before the card and the numbers are there.
-
-    Raises:
-        UsageError: as `create_repository`.
+    The repository is created now, so that a wrong token shows before the training. `push_to_hub` is turned off, since
+    Trainer would push before the card and the results are there. Raises `UsageError` as `create_repository` does.
     """
     wanted, training.push_to_hub = training.push_to_hub, False
     if not wanted or training.process_index:
@@ -83,18 +80,7 @@ def push_prepared(
     token: str | None = None,
     message: str | None = None,
 ) -> str:
-    """Upload a prepared collection as a data set, with its card, as `push` does a run.
-
-    Args:
-        folder: as `shards.finish_prepared` leaves it.
-        repo_id, private, revision, token, message: as `push`'s.
-
-    Returns:
-        The address of the data set.
-
-    Raises:
-        UsageError: when the folder holds no whole collection, or the Hub cannot be reached or refuses.
-    """
+    """Upload a prepared collection, as `shards.finish_prepared` leaves it, as a dataset; all else is as in `push`."""
     folder = Path(folder)
     if missing := [name for name in (run_folder.CARD, COLLECTION_NAME) if not (folder / name).is_file()]:
         raise UsageError(
@@ -110,24 +96,15 @@ def push_prepared(
 def push_space(
     model_id: str, repo_id: str, private: bool = False, revision: str | None = None, token: str | None = None
 ) -> str:
-    """Publish the demo Space of a model that is on the Hub.
+    """Publish the demo Space of a model on the Hub; returns its address.
 
-    Args:
-        model_id: `you/name` of the model.
-        repo_id: of the Space, `you/name`, or `name` in the token's own account; made if it is not there.
-        private: whether nobody else may see it. The Space of a private model needs HF_TOKEN among its secrets.
-        revision: of the model that it shows; None: the newest of main.
-        token: one that may write; None: the one of `hf auth login` or of HF_TOKEN.
-
-    Returns:
-        The address of the Space.
-
-    Raises:
-        UsageError: when the model is not there or brings no pipeline, or the Hub cannot be reached or refuses.
+    `revision` is that of the model, None for the newest of main; the other arguments are as in `push`. The Space of a
+    private model needs HF_TOKEN among its secrets. Raises `UsageError` if the model does not exist or has no pipeline,
+    or the Hub cannot be reached or refuses.
     """
     with hub_errors(model_id):
-        there = HfApi(token=token).file_exists(model_id, run_folder.PIPELINE, revision=revision)
-    if not there:
+        has_pipeline = HfApi(token=token).file_exists(model_id, run_folder.PIPELINE, revision=revision)
+    if not has_pipeline:
         raise UsageError(f"no Space for '{model_id}': no {run_folder.PIPELINE} is there; push a finished run first.")
     url = create_repository(repo_id, private, token, "space")
     with TemporaryDirectory() as place:
@@ -137,12 +114,12 @@ def push_space(
 
 
 def _refuse_another_kind(config: Path, url: RepoUrl, revision: str | None, token: str | None) -> None:
-    """A GAN must not replace a model that has the same configuration file's name, nor the other way round."""
+    """Raise `UsageError` before a GAN replaces a model, or the other way round; both are called `config.json`."""
     with hub_errors(url.repo_id):
         try:
             theirs = hf_hub_download(url.repo_id, config.name, revision=revision, token=token)
         except (EntryNotFoundError, RevisionNotFoundError):
             return
-    kinds = [model_type(path) for path in (config, theirs)]
-    if kinds[0] != kinds[1]:
-        raise UsageError(f"'{url.repo_id}' holds a model of type {kinds[1]}: push one of type {kinds[0]} elsewhere.")
+    our_type, their_type = model_type(config), model_type(theirs)
+    if our_type != their_type:
+        raise UsageError(f"'{url.repo_id}' holds a model of type {their_type}: push one of type {our_type} elsewhere.")

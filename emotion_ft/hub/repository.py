@@ -1,4 +1,4 @@
-"""A folder of ours as a repository of the Hub: which of its files travel, and the pipeline's code among them."""
+"""The output folder of a run as a repository: the files to upload, and the pipeline's code among them."""
 
 import json
 import re
@@ -13,14 +13,13 @@ TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 
 
 def shared_files(folder: str | Path, finished: bool = True) -> dict[str, Path]:
-    """What of a run or GAN may travel: paths by their names in the repository.
+    """The files of a run or GAN that may be uploaded: paths by their names in the repository.
 
     Args:
-        folder: of the run.
-        finished: whether it must be a finished one, with results.
+        finished: whether the run must be finished, with results.
 
     Raises:
-        UsageError: when the folder holds no finished run, no weights but pickles, or a token in one of these files.
+        UsageError: if the folder holds no finished run, weights only as pickles, or a token in one of these files.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -47,18 +46,19 @@ def shared_files(folder: str | Path, finished: bool = True) -> dict[str, Path]:
 
 
 def matching(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    """The files in `folder` that match one of the patterns, by their relative names."""
     return {path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))}
 
 
 def model_type(config: str | Path) -> str | None:
-    """What kind of model a `config.json` describes."""
+    """The `model_type` in a `config.json`."""
     return json.loads(Path(config).read_text()).get("model_type")
 
 
 def add_pipeline(folder: str | Path) -> None:
-    """Let `pipeline("music-emotion", trust_remote_code=True)` work on a folder where emotion_ft is not installed.
+    """Add the pipeline's code to a folder, and its name to `config.json`, next to the model's.
 
-    The pipeline's code and its name in `config.json` join the model's.
+    With them, `pipeline("music-emotion", trust_remote_code=True)` works where emotion_ft is not installed.
     """
     from ..modeling.pipeline_ast_emotion import MusicEmotionPipeline
 

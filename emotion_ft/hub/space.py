@@ -17,21 +17,15 @@ MODEL_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def build_space(folder: str | Path, model_id: str, revision: str | None = None) -> Path:
-    """Assemble a Gradio Space that shows what a model on the Hub hears in a song; it does not need emotion_ft.
+    """Assemble a Gradio Space that shows the predictions of a model on the Hub; it does not need emotion_ft.
 
-    The folder gets `app.py`, `requirements.txt`, `README.md`, the Space's card, `space.json`, which names the model,
-    and `example.mp3`, a song of 20 s rendered from the labels `EXAMPLE`.
+    Writes `app.py`, `requirements.txt`, `README.md` (the Space's card), `space.json`, which names the model, and
+    `example.mp3`, a song of 20 s rendered from the labels `EXAMPLE`.
 
     Args:
-        folder: a new or an empty one.
-        model_id: `you/name` on the Hub, with the pipeline's code in it (`training.repository.add_pipeline`).
-        revision: of the model, a commit's sha for a Space that never changes; None: the newest of main.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UsageError: when the folder holds something, or `model_id` names no repository.
+        folder: a new or empty one, or a `UsageError` is raised.
+        model_id: `you/name` on the Hub, with the pipeline's code in it (`hub.repository.add_pipeline`).
+        revision: of the model, such as a commit's sha for a Space that never changes; None: the newest of main.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,4 +1,4 @@
-"""Repositories on the Hub: making them, sending files in one commit, and what can go wrong, as one sentence."""
+"""Repositories on the Hub: create one, upload files in one commit, and turn the Hub's errors into one sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +13,16 @@ from ..errors import UsageError
 def create_repository(
     repo_id: str, private: bool = False, token: str | None = None, repo_type: str = "model"
 ) -> RepoUrl:
-    """Make a repository on the Hub, unless it is there; its `repo_id` says in full where.
+    """Create a repository on the Hub unless it exists; the result's `repo_id` is its full name.
 
-    Args:
-        repo_id: `you/name`, or `name` in the token's own account.
-        private: whether nobody else may see it.
-        token: one that may write; None: the one of `hf auth login` or of HF_TOKEN.
-        repo_type: "model", "dataset" or "space", a Gradio one.
-
-    Raises:
-        UsageError: when it cannot be made or written to, or is public against `private`.
+    Arguments are as in `push.push`; `repo_type` is "model", "dataset" or "space" (a Gradio one). Raises `UsageError`
+    if it cannot be created or written to, or is public in spite of `private`.
     """
     api = HfApi(token=token)
     sdk = "gradio" if repo_type == "space" else None
     with hub_errors(repo_id):
         url = api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private or None, exist_ok=True)
-        # create_repo is content with one that is there, whoever owns it
+        # create_repo accepts an existing repository whoever owns it
         api.auth_check(url.repo_id, repo_type=repo_type, write=True)
         public = private and not api.repo_info(url.repo_id, repo_type=repo_type).private
     if public:
@@ -46,31 +40,21 @@ def upload(
     token: str | None,
     message: str,
 ) -> str:
-    """Send files, in one commit, and none if the Hub has all of them.
+    """Upload files in one commit, or make no commit if the Hub already has all of them; returns their address.
 
-    Args:
-        url: of `create_repository`.
-        files: paths, or contents, by their names there.
-        patterns: of an earlier push's files, those that match and are not among `files` are removed.
-        revision: branch, made from main if it is not there; None: main.
-        token: one that may write.
-        message: of the commit.
-
-    Returns:
-        The address of what was sent.
+    `files` are paths or contents by their names in the repository. Files of an earlier push that match one of the
+    patterns and are not among them are deleted. `revision` is a branch, created from main if it does not exist.
     """
-    api, there = HfApi(token=token), {"repo_id": url.repo_id, "repo_type": url.repo_type}
+    api, target = HfApi(token=token), {"repo_id": url.repo_id, "repo_type": url.repo_type}
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
     with hub_errors(url.repo_id):
         if revision:
-            api.create_branch(**there, branch=revision, exist_ok=True)
-        gone = [
-            name
-            for name in api.list_repo_files(**there, revision=revision)
-            if name not in files and _matches(name, patterns)
-        ]
-        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        operations += [CommitOperationDelete(name) for name in gone]
-        api.create_commit(**there, operations=operations, commit_message=message, revision=revision)
+            api.create_branch(**target, branch=revision, exist_ok=True)
+        operations += [CommitOperationAdd(name, path) for name, path in files.items()]
+        for name in api.list_repo_files(**target, revision=revision):
+            if name not in files and _matches(name, patterns):
+                operations.append(CommitOperationDelete(name))
+        api.create_commit(url.repo_id, operations, repo_type=url.repo_type, commit_message=message, revision=revision)
     return f"{url}/tree/{revision}" if revision else str(url)
 
 
@@ -85,7 +69,7 @@ def _line(text: object) -> str:
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Errors of huggingface_hub as one sentence that says what to do."""
+    """Turn errors of huggingface_hub into a `UsageError` of one sentence that says what to do."""
     try:
         yield
     except HFValidationError as error:
@@ -96,17 +80,15 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise UsageError(f"cannot push to '{repo_id}' in offline mode: unset HF_HUB_OFFLINE.") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status == 401:
-            reason = "the Hub knows no such token: log in with `hf auth login`, or set HF_TOKEN to one that may write."
-        elif status == 403:
-            reason = "the token may not write there: take a repository of your own, or a token that may write."
-        else:
-            reason = f"the Hub answered {status}: {_line(error.server_message or error)}"
+        reason = {
+            401: "the Hub knows no such token: log in with `hf auth login`, or set HF_TOKEN to one with write access.",
+            403: "the token may not write there: choose a repository of your own, or a token with write access.",
+        }.get(status, f"the Hub answered {status}: {_line(error.server_message or error)}")
         raise UsageError(f"cannot push to '{repo_id}': {reason}") from error
-    except (HTTPError, RuntimeError) as error:  # of uploads, huggingface_hub wraps all errors in a RuntimeError
+    except (HTTPError, RuntimeError) as error:  # huggingface_hub wraps all errors of uploads in a RuntimeError
         raise UsageError(
             f"cannot push to '{repo_id}': {constants.ENDPOINT} does not answer ({_line(error)}); check the "
             "network and HF_ENDPOINT, then push with `emotion-ft push`."
         ) from error
-    except ValueError as error:  # metadata of a card that was edited
+    except ValueError as error:  # invalid metadata in an edited card
         raise UsageError(f"cannot push to '{repo_id}': {_line(error)}") from error

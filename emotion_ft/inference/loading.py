@@ -11,60 +11,55 @@ from safetensors import SafetensorError
 from .. import run_folder
 from ..errors import UsageError
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from .fetch import fetch
 
 FAULTS = (OSError, SafetensorError, StrictDataclassError, ValueError, TypeError, AttributeError, RuntimeError)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
-def load_settings(folder: str | Path, revision: str = "main") -> tuple[ASTEmotionConfig, ASTEmotionFeatureExtractor]:
+def load_settings(model: str | Path, revision: str = "main") -> tuple[ASTEmotionConfig, ASTEmotionFeatureExtractor]:
     """A model's configuration and feature extractor, from a folder or the Hub, without its weights.
 
     Raises:
         UsageError: when there is no such model, or it is not one of ours.
     """
-    path = Path(folder)
-    if path.is_absolute() and not path.is_dir():  # the Hub would complain about a malformed id
-        raise UsageError(f"no model in '{folder}': no such folder.")
-    if path.is_dir():
-        missing = [name for name in (run_folder.MODEL_CONFIG, run_folder.FRONT_END) if not (path / name).is_file()]
-        if missing:
-            raise UsageError(f"no model in '{folder}': no {', no '.join(missing)}.")
-    with _loading_errors(folder):
-        config, _ = ASTEmotionConfig.get_config_dict(folder, revision=revision)
-        front_end, _ = ASTEmotionFeatureExtractor.get_feature_extractor_dict(folder, revision=revision)
+    return _settings(model, fetch(model, revision))
+
+
+def _settings(model: str | Path, folder: Path) -> tuple[ASTEmotionConfig, ASTEmotionFeatureExtractor]:
+    missing = [name for name in (run_folder.MODEL_CONFIG, run_folder.FRONT_END) if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"no model in '{model}': no {', no '.join(missing)}.")
+    with _loading_errors(model, folder):
+        config, _ = ASTEmotionConfig.get_config_dict(folder)
+        front_end, _ = ASTEmotionFeatureExtractor.get_feature_extractor_dict(folder)
         kinds = config.get("model_type"), front_end.get("feature_extractor_type")
         if kinds != (ASTEmotionConfig.model_type, ASTEmotionFeatureExtractor.__name__):
-            raise UsageError(
-                f"'{folder}' holds no model of emotion_ft, but type {kinds[0]} with front end {kinds[1]}."
-            )
-        return (
-            ASTEmotionConfig.from_pretrained(folder, revision=revision),
-            ASTEmotionFeatureExtractor.from_pretrained(folder, revision=revision),
-        )
+            raise UsageError(f"'{model}' holds no model of emotion_ft, but type {kinds[0]} with front end {kinds[1]}.")
+        return ASTEmotionConfig.from_pretrained(folder), ASTEmotionFeatureExtractor.from_pretrained(folder)
 
 
 def load_model(
-    folder: str | Path, revision: str = "main"
+    model: str | Path, revision: str = "main"
 ) -> tuple[ASTForEmotionRegression, ASTEmotionFeatureExtractor]:
     """A model and its feature extractor, from a folder or the Hub, on the accelerator if there is one.
 
     Raises:
         UsageError: when there is no such model, it is not one of ours, or its weights are not safetensors.
     """
-    config, extractor = load_settings(folder, revision)
-    with _loading_errors(folder):
-        model, loading = ASTForEmotionRegression.from_pretrained(
-            folder, config=config, revision=revision, output_loading_info=True
-        )
+    folder = fetch(model, revision)
+    config, extractor = _settings(model, folder)
+    with _loading_errors(model, folder):
+        loaded, loading = ASTForEmotionRegression.from_pretrained(folder, config=config, output_loading_info=True)
     if absent := sorted(loading["missing_keys"]):
         raise UsageError(
-            f"'{folder}' holds no model of emotion_ft: {len(absent)} tensors are missing, first {absent[0]}."
+            f"'{model}' holds no model of emotion_ft: {len(absent)} tensors are missing, first {absent[0]}."
         )
-    return model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"), extractor
+    return loaded.to(torch.accelerator.current_accelerator(check_available=True) or "cpu"), extractor
 
 
 @contextmanager
-def _loading_errors(folder: str | Path) -> Iterator[None]:
+def _loading_errors(model: str | Path, folder: Path) -> Iterator[None]:
     """Turns what transformers raises for missing, damaged and foreign files into one sentence."""
     try:
         yield
@@ -74,7 +69,7 @@ def _loading_errors(folder: str | Path) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if "no file named model.safetensors" in reason and (pickles := find_pickles(folder)):
             reason = f"its weights are a pickle, {pickles[0]}, which may run code: save them as model.safetensors."
-        raise UsageError(f"no model in '{folder}': {reason}") from error
+        raise UsageError(f"no model in '{model}': {reason}") from error
 
 
 def find_pickles(folder: str | Path) -> list[str]:

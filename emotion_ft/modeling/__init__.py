@@ -4,32 +4,6 @@ The public classes are imported on first use, all of them at once, as `auto_clas
 until then, importing this package costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from .auto_classes import (
-        ASTEmotionConfig,
-        ASTEmotionFeatureExtractor,
-        ASTForEmotionRegression,
-        MelDiscriminator,
-        MelGanConfig,
-        MelGenerator,
-        MelRegressor,
-    )
-
-__all__ = [
-    "ASTEmotionConfig",
-    "ASTEmotionFeatureExtractor",
-    "ASTForEmotionRegression",
-    "MelDiscriminator",
-    "MelGanConfig",
-    "MelGenerator",
-    "MelRegressor",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return getattr(import_module(".auto_classes", __name__), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -91,7 +91,9 @@ class MusicEmotionPipeline(ChunkPipeline):
         inputs = list(inputs) if isinstance(inputs, tuple) else inputs
         return super().__call__(inputs, *args, batch_size=batch_size, **kwargs)
 
-    def _sanitize_parameters(self, curve=None, step=None, min_seconds=None, local_files_only=None):
+    def _sanitize_parameters(  # type: ignore[override]  # so that others are refused
+        self, curve=None, step=None, min_seconds=None, local_files_only=None
+    ):
         # `pipeline` passes its own local_files_only on.
         if step is not None and not 0 < step < np.inf:
             raise ValueError(f"step must be a positive number of seconds, got {step}.")

@@ -1,1 +1,1 @@
-"""Files that people read: tables, plots, the audit, cards and the page of a run."""
+"""Files that people read: tables, plots, audits, cards and the page of a run."""

@@ -1,4 +1,4 @@
-"""An audit as files: the report, one row per song, two plots."""
+"""The audit of a collection as files: a report, one row per song, two plots."""
 
 from collections import Counter
 from os import PathLike
@@ -12,41 +12,17 @@ from .. import run_folder
 from ..data.collections.audit import Audit
 from .training_plots import save_figure
 
+CHECK_COLUMNS = {"songs": "songs", "valence": "V ~ own curve", "arousal": "A ~ own curve"}
+CHECK_COLUMNS |= {"crossed_valence": "V ~ other curve", "crossed_arousal": "A ~ other curve"}
+CHECK_COLUMNS |= {"difference": "V - A ~ curves' V - A"}
 
-def to_markdown(found: Audit, root: str | PathLike) -> str:
+
+def to_markdown(found: Audit, root: str | PathLike[str]) -> str:
     """The audit as a report to read."""
     lines = [f"# Audit of {Path(root).name}", "", *(f"- {name}: {count}" for name, count in found.counts.items()), ""]
     ranges = found.songs[["valence", "valence_std", "arousal", "arousal_std", "curve_valence", "curve_arousal"]]
     lines += ["## Ranges", "", ranges.describe().loc[["min", "mean", "std", "max"]].to_markdown(floatfmt=".3f"), ""]
-    lines += ["## Are valence and arousal exchanged?", ""]
-    if not found.checks:
-        lines += ["Cannot be decided: there are no dynamic annotations to compare the static ones with.", ""]
-    else:
-        rows = [
-            {
-                "ids": f"{check.first}-{check.last}",
-                "songs": check.songs,
-                "V ~ own curve": check.valence,
-                "A ~ own curve": check.arousal,
-                "V ~ other curve": check.crossed_valence,
-                "A ~ other curve": check.crossed_arousal,
-                "V - A ~ curves' V - A": check.difference,
-                "95 % interval": f"{check.low:.3f} to {check.high:.3f}",
-                "columns": check.verdict,
-            }
-            for check in [*found.checks, *filter(None, [found.exchanged])]
-        ]
-        if found.exchanged:
-            rows[-1]["ids"] += ", found"
-        lines += [pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f"), ""]
-        if found.exchanged:
-            lines.append(
-                f"The data show an exchange in ids {found.exchanged.first} to {found.exchanged.last} (a song or two "
-                "at the ends may be wrong)."
-            )
-        else:
-            lines.append("The data show no range of ids with exchanged columns.")
-        lines.append("")
+    lines += ["## Are valence and arousal exchanged?", "", *_exchange(found), ""]
     if found.songs["duration"].notna().any():
         durations = found.songs["duration"].describe()[["min", "25%", "50%", "75%", "max"]]
         lines += ["## Audio, by the files' headers", ""]
@@ -62,8 +38,25 @@ def to_markdown(found: Audit, root: str | PathLike) -> str:
     return "\n".join(lines)
 
 
+def _exchange(found: Audit) -> list[str]:
+    """The evidence for and against an exchange: a table and what follows from it."""
+    if not found.checks:
+        return ["Cannot be decided: there are no dynamic annotations to compare the static ones with."]
+    rows, exchanged = [], found.exchanged
+    for check in [*found.checks, *filter(None, [exchanged])]:
+        ids = f"{check.first}-{check.last}" + (", found" if check is exchanged else "")
+        values = {title: getattr(check, name) for name, title in CHECK_COLUMNS.items()}
+        interval = f"{check.low:.3f} to {check.high:.3f}"
+        rows.append({"ids": ids, **values, "95 % interval": interval, "columns": check.verdict})
+    table = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f")
+    if not exchanged:
+        return [table, "", "The data show no range of ids with exchanged columns."]
+    ids = f"ids {exchanged.first} to {exchanged.last}"
+    return [table, "", f"The data show an exchange in {ids} (a song or two at the ends may be wrong)."]
+
+
 def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
-    """Write `audit.md`, `audit.csv` and the plots into `folder`; the text of the first is returned."""
+    """Write `audit.md`, `audit.csv` and the plots into `folder`; returns the text of `audit.md`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(audit, root)
@@ -75,7 +68,7 @@ def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
 
 
 def plot_exchange(folder: str | Path, audit: Audit) -> Path:
-    """Write `plots/exchange.png`: static against dynamic differences by block of ids, and the evidence over ids."""
+    """Write `plots/exchange.png`: static against dynamic V - A by block of ids, and the evidence summed over ids."""
     songs = audit.songs.dropna(subset=["curve_valence", "curve_arousal"])
     static = (songs["valence"] - songs["arousal"]) / 4
     curves = songs["curve_valence"] - songs["curve_arousal"]
@@ -86,7 +79,7 @@ def plot_exchange(folder: str | Path, audit: Audit) -> Path:
         label = f"ids {check.first}-{check.last}: r {check.difference:.2f}, {check.verdict}"
         differences.scatter(curves[inside], static[inside], s=6, label=label)
     differences.set(xlabel="curves: mean valence - arousal", ylabel="static: (valence - arousal) / 4")
-    differences.set(title="the same difference in both annotations")
+    differences.set(title="valence - arousal in both annotations")
     evidence.plot(songs.index, np.cumsum(-(static - static.mean()) * (curves - curves.mean())))
     if audit.exchanged:
         evidence.axvspan(audit.exchanged.first, audit.exchanged.last, alpha=0.15, label="exchange found")
@@ -98,7 +91,7 @@ def plot_exchange(folder: str | Path, audit: Audit) -> Path:
 
 
 def plot_labels(folder: str | Path, audit: Audit) -> Path:
-    """Write `plots/labels.png`: labels as distributed on the plane, labels against curves, and durations."""
+    """Write `plots/labels.png`: labels as distributed on the plane and against curves, and durations."""
     songs = audit.songs
     figure = Figure(figsize=(15, 4.2), layout="constrained")
     plane, *curves, durations = figure.subplots(1, 4)

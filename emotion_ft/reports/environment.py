@@ -1,4 +1,4 @@
-"""What a command ran on: versions and hardware."""
+"""Versions and hardware that a command ran on."""
 
 import os
 import platform
@@ -11,13 +11,13 @@ import accelerate
 import torch
 
 LIBRARIES = ("emotion_ft", "torch", "transformers", "datasets", "accelerate")
-OTHERS = ("torchaudio", "evaluate", "huggingface_hub", "soundfile", "soxr", "scikit-learn", "numpy", "onnxruntime")
-OTHERS += ("librosa",)
+OTHERS: tuple[str, ...] = ("torchaudio", "evaluate", "huggingface_hub", "soundfile", "soxr", "scikit-learn", "numpy")
+OTHERS = (*OTHERS, "onnxruntime", "librosa")
 MODEL_NEEDS = ("torch", "torchaudio", "transformers", "soundfile", "soxr")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a training ran on, for `all_results.json`: `versions` by package, and `device`."""
+    """For `all_results.json`: `versions` by package, and the `device` that a model was trained on."""
     name = f"CPU ({torch.get_num_threads()} threads)"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -26,7 +26,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def versions(others: tuple[str, ...] = ()) -> dict[str, str]:
-    """The versions of Python, of what every training uses, and of `others`, as far as they are installed."""
+    """The versions of Python, of the packages that every training uses, and of `others`."""
     found = {"Python": platform.python_version()}
     for name in LIBRARIES + others:
         try:
@@ -37,7 +37,7 @@ def versions(others: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def hardware() -> str:
-    """Processor, cores and GPU, in a line."""
+    """Processor, cores and GPU, on one line."""
     cpuinfo = Path("/proc/cpuinfo")
     models = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
     cpu = models[0].split(":")[1].strip() if models else platform.processor() or platform.machine()
@@ -53,6 +53,6 @@ def describe() -> str:
 
 
 def install_line() -> str:
-    """What installs the packages that a published model needs, in versions that work together."""
+    """The pip command for the packages that a published model needs, in versions that work together."""
     needed = {re.split(r"[<>=!~; \[]", line)[0]: line.split(";")[0].strip() for line in requires("emotion_ft") or ()}
     return "pip install " + " ".join(f'"{needed[name]}"' for name in MODEL_NEEDS)

@@ -1,4 +1,4 @@
-"""What a GAN's training leaves behind: the table of its quality, its course, and samples beside real windows."""
+"""Results of a GAN's training: a table and a plot of its quality, and samples beside real windows."""
 
 from pathlib import Path
 
@@ -12,27 +12,17 @@ from ..scoring.metrics import DIMENSIONS
 from .training_plots import save_figure
 
 LEGEND = """\
-FD: Fréchet distance to the reference windows in the embedding of {run}, for 'real' of as many learnt songs;
-FD share: of the untrained generator's. CCC: between the emotion asked for and what that model hears, which was itself
-trained on the reference songs, or what a ridge regression on mel statistics hears, which was not. across, within:
-diversity over all emotions and within one; nearest: distance to the nearest learnt window; shares of real windows'."""
-
-
-COLUMNS = {
-    "frechet": "FD",
-    "frechet_share": "FD share",
-    "valence_ccc": "V CCC",
-    "arousal_ccc": "A CCC",
-    "valence_ccc_ridge": "V CCC ridge",
-    "arousal_ccc_ridge": "A CCC ridge",
-    "diversity_across": "across",
-    "diversity_within": "within",
-    "nearest": "nearest",
-}
+FD: Fréchet distance to the reference windows in the embedding of {run}; 'real': that of as many training songs; FD
+share: of the untrained generator's. CCC: between the requested emotion and the prediction of that model, which was
+itself trained on the reference songs, or of a ridge regression on mel statistics, which was not. across, within:
+diversity over all emotions and within one; nearest: distance to the nearest training window; shares of real ones."""
+COLUMNS = {"frechet": "FD", "frechet_share": "FD share", "valence_ccc": "V CCC", "arousal_ccc": "A CCC"}
+COLUMNS |= {"valence_ccc_ridge": "V CCC ridge", "arousal_ccc_ridge": "A CCC ridge"}
+COLUMNS |= {"diversity_across": "across", "diversity_within": "within", "nearest": "nearest"}
 
 
 def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """Rows of `quality.QualityMeter` by name -> a table."""
+    """Rows of `quality.QualityMeter` by name, as a table."""
     table = pd.DataFrame([{title: row.get(name) for name, title in COLUMNS.items()} for row in rows.values()])
     return table.set_index(pd.Index(rows, name="windows"))
 
@@ -43,7 +33,7 @@ def write_quality(folder: str | Path, table: pd.DataFrame) -> Path:
 
 
 def speed_line(results: dict[str, float | None], precision: str) -> str:
-    """A line about time and memory."""
+    """Speed and memory on one line."""
     parts = [f"generation {results['windows_per_second']:.0f} windows/s"]
     if results["steps_per_second"]:
         parts.append(f"training {results['steps_per_second']:.2f} steps/s in {precision}, measures apart")
@@ -53,7 +43,7 @@ def speed_line(results: dict[str, float | None], precision: str) -> str:
 
 
 def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict[str, float]) -> Path:
-    """Write `plots/quality.png`: every measure of a GAN against steps, real windows as dotted lines."""
+    """Write `plots/quality.png`: every measure of a GAN against steps, with real windows as dotted lines."""
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     panels = {
         "Fréchet distance": {"frechet": "generated"},
@@ -73,17 +63,14 @@ def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict
 
 
 def plot_samples(folder: str | Path, step: int, made: np.ndarray, real: np.ndarray, axes: list[np.ndarray]) -> Path:
-    """Write `plots/samples-<step>.png`: windows over the valence-arousal plane, generated and real beside each other.
+    """Write `plots/samples-<step>.png`: windows over the valence-arousal plane, generated and real side by side.
 
-    Args:
-        made, real: (arousals, valences, frames, mels), the real ones of the training songs nearest to these emotions.
-        axes: the valences and the arousals asked for, in [-1, 1], rising.
+    `made` and `real` are (arousals, valences, frames, mels); real ones are from the training songs nearest to the
+    emotions. `axes` are the requested valences and arousals, in [-1, 1], in ascending order.
     """
     figure = Figure(figsize=(15, 6), layout="constrained")
-    gap = 4
-    for panel, windows, title in zip(
-        figure.subplots(1, 2), (made, real), (f"generated, step {step}", "real, nearest training songs"), strict=True
-    ):
+    gap, titles = 4, (f"generated, step {step}", "real, nearest training songs")
+    for panel, windows, title in zip(figure.subplots(1, 2), (made, real), titles, strict=True):
         padded = np.pad(windows, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
         frames, mels = padded.shape[2:]
         mosaic = padded.transpose(0, 3, 1, 2).reshape(len(windows) * mels, -1)  # arousal and bands up, time right

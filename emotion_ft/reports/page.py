@@ -1,4 +1,4 @@
-"""A finished run as one HTML page that holds everything: numbers, pictures, style and script."""
+"""A finished run as one self-contained HTML page: numbers, pictures, style and script."""
 
 import base64
 import shlex
@@ -16,8 +16,8 @@ from ..errors import UsageError
 from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
 from ..scoring.scores import CEILING, TEXT, read_table, references, system_predictions
+from . import tables
 from .song_plots import QUADRANTS
-from .tables import COLUMNS, LEGEND, TITLES, blocks, interval_line, read_curve_scores
 from .templates import template
 
 WORST = 20
@@ -27,7 +27,7 @@ SHOWN = ("r2", "ccc")
 
 
 class Cell(NamedTuple):
-    """A score and its 95 % interval, None where there is none."""
+    """A score and its 95 % interval; None if there is none."""
 
     value: float
     low: float | None
@@ -46,69 +46,42 @@ class Forest(NamedTuple):
 def write_page(folder: str | Path, results: dict[str, Any] | None = None) -> Path:
     """Write `report.html` into the folder of a finished fine-tuning run or cross-validation.
 
-    The page loads nothing: its pictures, its style and its script are inside. Parts that the run did not leave behind
-    (an audit, curves, plots, prediction intervals) are named as missing.
+    The page loads nothing: its pictures, style and script are embedded. Parts that the run did not produce (an audit,
+    curves, plots, prediction intervals) are named as missing.
 
     Args:
         folder: of the run.
-        results: of the run; by default those that its folder holds.
+        results: of the run; None: those in its folder.
 
     Raises:
-        UsageError: when the folder holds no finished run; says what is missing and which command makes it.
+        UsageError: if the folder holds no finished run; says what is missing and which command makes it.
     """
     folder = Path(folder)
     results = results or _results(folder)
     folds = range(results.get("folds", 0))
-    songs = _read_songs(folder / run_folder.PREDICTIONS)
-    scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
-    by_treatment = blocks(scores)
-    treatment, first = next(iter(by_treatment.items()))
-    ranking = first["mean_ccc"].drop(CEILING, errors="ignore").sort_values(ascending=False)
-    fold_scores = folder / run_folder.FOLD_SCORES
-    if folds and fold_scores.is_file():
-        model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]
-        first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
-    tables = {name: _cells(block) for name, block in (by_treatment | {treatment: first}).items()}
-    curve_scores = read_curve_scores(folder)
+    songs, curve_scores = _read_songs(folder / run_folder.PREDICTIONS), tables.read_curve_scores(folder)
     runs = {f"fold {fold}": run_folder.fold_folder(folder, fold) for fold in folds} or {"": folder}
     config = folder / run_folder.CONFIG
     config_text = config.read_text() if config.is_file() else None
+    values = {"dimensions": DIMENSIONS, "metrics": METRICS, "titles": tables.TITLES | {"r2": "R²"}, "png": _png}
+    values |= {"name": folder.resolve().name, "folder": folder, "runs": runs, "results": results}
+    values |= {"config": yaml.safe_load(config_text or "{}"), "config_text": config_text, "sides": _sides(runs)}
+    values |= {"audit": _audit(folder / run_folder.AUDIT / run_folder.AUDIT_REPORT), "legend": tables.LEGEND}
+    values |= {"songs": songs.to_dict("records"), "worst": songs.nlargest(WORST, "distance").to_dict("records")}
+    values |= {"quadrants": quadrant_errors(songs), "commands": _commands(folder, len(folds))}
     page = template(run_folder.PAGE).render(
-        name=folder.resolve().name,
-        folder=folder,
-        runs=runs,
-        png=_png,
-        results=results,
-        config=yaml.safe_load(config_text or "{}"),
-        config_text=config_text,
-        sides=_sides(runs),
-        audit=_audit(folder / run_folder.AUDIT / run_folder.AUDIT_REPORT),
-        tables=tables,
-        headline=next(iter(tables[treatment].values())),
-        ranking=ranking.to_dict(),
-        forests={name: _forests(rows) for name, rows in tables.items()},
+        **values,
+        **_scores(folder),
         curve_scores=None if curve_scores is None else curve_scores.rename(index=ROWS).to_dict("index"),
-        intervals=interval_line(results) if "interval_level" in results else None,
-        songs=songs.to_dict("records"),
-        quadrants=quadrant_errors(songs),
-        worst=songs.nlargest(WORST, "distance").to_dict("records"),
-        commands=_commands(folder, len(folds)),
-        dimensions=DIMENSIONS,
-        metrics=METRICS,
-        titles=TITLES | {"r2": "R²"},
-        legend=LEGEND,
+        intervals=tables.interval_line(results) if "interval_level" in results else None,
     )
     path = folder / run_folder.PAGE
     path.write_text(page.lstrip(), encoding="utf-8")
     return path
 
 
-def quadrant_errors(songs: pd.DataFrame) -> list[dict]:
-    """A row a quadrant of the labels that has songs: their number, and of each dimension mean error and RMSE.
-
-    Args:
-        songs: of `scores.predictions_table`.
-    """
+def quadrant_errors(songs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of a table of predictions, one row per quadrant of the labels: number of songs, mean errors and RMSEs."""
     labels = references(songs)
     errors, signs = system_predictions(songs, "model") - labels, np.where(labels >= 5, 1, -1)
     inside = {name: errors[(signs == sign).all(1)] for name, sign in QUADRANTS.items()}
@@ -119,40 +92,54 @@ def quadrant_errors(songs: pd.DataFrame) -> list[dict]:
     ]
 
 
-def _results(folder: Path) -> dict:
-    """`all_results.json`, of a folder that has the tables, too."""
+def _results(folder: Path) -> dict[str, Any]:
+    """`all_results.json` of a folder that also has the tables."""
     needed = (run_folder.RESULTS, run_folder.PREDICTIONS, run_folder.SCORES)
     missing = [name for name in needed if not (folder / name).is_file()]
     if not missing:
         return run_folder.read_results(folder)
     place = shlex.quote(str(folder))
+    command = f"emotion-ft finetune CONFIG --output_dir {place} makes one"
     if (folder / run_folder.CROSS_VALIDATION).is_file():
-        command = f"emotion-ft cross_validate CONFIG --output {place} goes on with it"
-    else:
-        command = f"emotion-ft finetune CONFIG --output_dir {place} makes one"
+        command = f"emotion-ft cross_validate CONFIG --output {place} resumes it"
     state = f"lacks {', '.join(missing)}" if folder.is_dir() else "is not there"
     raise UsageError(f"'{folder}' holds no finished run, it {state}: {command}.")
 
 
 def _read_songs(path: Path) -> pd.DataFrame:
-    """`predictions.csv` and the distance from label to prediction."""
+    """`predictions.csv`, with the distance from label to prediction."""
     songs = read_table(path)
     songs[list(TEXT)] = songs[list(TEXT)].fillna("")
     return songs.assign(distance=np.linalg.norm(system_predictions(songs, "model") - references(songs), axis=1))
 
 
+def _scores(folder: Path) -> dict[str, Any]:
+    """The tables by treatment of the labels, their forest plots, the model's own row, and the systems' ranking."""
+    by_treatment = tables.blocks(pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"]))
+    treatment, first = next(iter(by_treatment.items()))
+    ranking = first["mean_ccc"].drop(CEILING, errors="ignore").sort_values(ascending=False)
+    fold_scores = folder / run_folder.FOLD_SCORES
+    if fold_scores.is_file():
+        model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]
+        first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
+    cells = {name: _cells(block) for name, block in (by_treatment | {treatment: first}).items()}
+    forests = {name: _forests(rows) for name, rows in cells.items()}
+    headline = next(iter(cells[treatment].values()))
+    return {"tables": cells, "forests": forests, "headline": headline, "ranking": ranking.to_dict()}
+
+
 def _cells(scores: pd.DataFrame) -> dict[str, dict[str, Cell]]:
-    """By row and key."""
+    """Cells by row and key."""
 
     def cell(row: pd.Series, key: str) -> Cell:
         bounds = [row.get(f"{key}_{end}", np.nan) for end in ("low", "high")]
         return Cell(row[key], *(None if np.isnan(bound) else bound for bound in bounds))
 
-    return {str(name): {key: cell(row, key) for key in COLUMNS} for name, row in scores.iterrows()}
+    return {str(name): {key: cell(row, key) for key in tables.COLUMNS} for name, row in scores.iterrows()}
 
 
 def _forests(rows: dict[str, dict[str, Cell]]) -> list[Forest]:
-    """The panels of a table; below -1 all scores are equally bad, and would press the others together."""
+    """The panels of a table; axes end at -1, since lower scores would squeeze the others together."""
     panels = []
     for dimension in DIMENSIONS:
         for metric in SHOWN:
@@ -166,7 +153,7 @@ def _forests(rows: dict[str, dict[str, Cell]]) -> list[Forest]:
 
 
 def _sides(runs: dict[str, Path]) -> pd.DataFrame | None:
-    """Songs by run and source, a column a side; None where a run has not left its list."""
+    """Numbers of songs by run and source, one column per side; None if a run has no list of its songs."""
     lists = {name: run / run_folder.SONGS for name, run in runs.items()}
     if not all(path.is_file() for path in lists.values()):
         return None
@@ -175,7 +162,7 @@ def _sides(runs: dict[str, Path]) -> pd.DataFrame | None:
 
 
 def _audit(path: Path) -> Markup | None:
-    """The report of the audit as HTML, its headings two levels down. It quotes names of files: only text gets in."""
+    """The audit's report as HTML, with headings two levels down; it quotes file names, so only text is let through."""
     if not path.is_file():
         return None
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -192,17 +179,13 @@ def _audit(path: Path) -> Markup | None:
 
 
 def _png(path: Path) -> str | None:
-    """A picture as a data URI; None where there is none."""
-    if not path.is_file():
-        return None
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """A picture as a data URI; None if there is none."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else None
 
 
 def _commands(folder: Path, folds: int) -> list[str]:
-    """What makes the run again, beside the first, and this page."""
+    """The commands that repeat the run, in another folder, and that write this page."""
     place, config, again = (shlex.quote(str(path)) for path in (folder, folder / run_folder.CONFIG, f"{folder}-again"))
-    if folds:
-        run = f"emotion-ft cross_validate {config} --folds {folds} --output {again}"
-    else:
-        run = f"emotion-ft finetune {config} --output_dir {again}"
-    return [run, f"emotion-ft report {place}"]
+    cross_validate = f"emotion-ft cross_validate {config} --folds {folds} --output {again}"
+    finetune = f"emotion-ft finetune {config} --output_dir {again}"
+    return [cross_validate if folds else finetune, f"emotion-ft report {place}"]

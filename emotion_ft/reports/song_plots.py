@@ -1,4 +1,4 @@
-"""Pictures of songs: labels and predictions on the plane, residuals, spectrograms, curves."""
+"""Plots of songs: labels and predictions on the plane, residuals, spectrograms, curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,20 +23,11 @@ COLORS = dict(zip(DIMENSIONS, ("tab:orange", "tab:cyan"), strict=True))
 
 
 def plot_held_out(
-    folder: str | Path,
-    table: pd.DataFrame,
-    scores: pd.DataFrame,
-    title: str,
-    songs: Dataset,
-    extractor: FrontEnd,
+    folder: str | Path, table: pd.DataFrame, scores: pd.DataFrame, title: str, songs: Dataset, extractor: FrontEnd
 ) -> None:
     """Write the plots of held-out songs into `plots/`: the plane, the residuals by quadrant, the worst songs.
 
-    Args:
-        table: of `scores.predictions_table`.
-        scores: of `scores.score_systems`.
-        title: the protocol.
-        songs: stored, with the table's songs among them.
+    `table` and `scores` are from `scoring.scores`; `songs` have stored log-mels and include the table's.
     """
     labels, predictions = references(table), system_predictions(table, "model")
     plot_valence_arousal(folder, labels, predictions, scores.iloc[0], title)
@@ -45,14 +36,15 @@ def plot_held_out(
 
 
 def plot_valence_arousal(
-    folder: str | Path, references: np.ndarray, predictions: np.ndarray, scores: Mapping[str, float], title: str
+    folder: str | Path,
+    references: np.ndarray,
+    predictions: np.ndarray,
+    scores: Mapping[str, float] | pd.Series,
+    title: str,
 ) -> Path:
-    """Write `plots/valence_arousal.png`: from label to prediction on the plane, and each dimension alone.
+    """Write `plots/valence_arousal.png`: lines from label to prediction on the plane, and each dimension alone.
 
-    Args:
-        references, predictions: (songs, 2) on 1-9.
-        scores: of `metrics.score`.
-        title: the protocol that the scores belong to.
+    `references` and `predictions` are (songs, 2) on 1-9; `scores` are from `metrics.score`.
     """
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     plane, *dimensions = figure.subplots(1, 3)
@@ -75,11 +67,7 @@ def plot_valence_arousal(
 
 
 def plot_residuals(folder: str | Path, references: np.ndarray, predictions: np.ndarray) -> Path:
-    """Write `plots/residuals.png`: prediction - label by the quadrant of the label, both dimensions.
-
-    Args:
-        references, predictions: (songs, 2) on 1-9.
-    """
+    """Write `plots/residuals.png`: prediction - label, (songs, 2) each on 1-9, by quadrant of the label."""
     signs = np.where(references >= 5, 1, -1)
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     for column, (axes, dimension) in enumerate(zip(figure.subplots(1, 2, sharey=True), DIMENSIONS, strict=True)):
@@ -94,7 +82,7 @@ def plot_residuals(folder: str | Path, references: np.ndarray, predictions: np.n
 
 
 def plot_worst_songs(folder: str | Path, table: pd.DataFrame, songs: Dataset, extractor: FrontEnd) -> Path:
-    """Write `plots/worst_songs.png`: the spectrograms of the songs farthest off on the plane, with their curves."""
+    """Write `plots/worst_songs.png`: spectrograms of the songs with the largest errors on the plane, with curves."""
     distance = np.linalg.norm(system_predictions(table, "model") - references(table), axis=1)
     worst = table.assign(distance=distance).nlargest(WORST, "distance")
     row_of = {song_id: row for row, song_id in enumerate(songs["song_id"])}
@@ -118,19 +106,13 @@ def plot_worst_songs(folder: str | Path, table: pd.DataFrame, songs: Dataset, ex
 def show_spectrogram(axes: Axes, log_mel: np.ndarray, extractor: FrontEnd) -> None:
     """Draw a log-mel (frames, mels) over seconds."""
     seconds = len(log_mel) * extractor.hop_length / extractor.sampling_rate
-    axes.imshow(
-        log_mel.T.astype(np.float32),
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        extent=(0, seconds, 0, log_mel.shape[1]),
-        interpolation="nearest",
-    )
+    image, extent = log_mel.T.astype(np.float32), (0, seconds, 0, log_mel.shape[1])
+    axes.imshow(image, origin="lower", aspect="auto", cmap="magma", extent=extent, interpolation="nearest")
     axes.set(xlabel="seconds", ylabel="mel band")
 
 
 def show_curves(axes: Axes, time: np.ndarray, curves: Mapping[str, np.ndarray], label: str) -> None:
-    """Draw valence and arousal, on 1-9, over a spectrogram, on an axis of their own."""
+    """Draw valence and arousal, on 1-9, over a spectrogram, with an axis of their own."""
     scale = axes.twinx()
     for name, values in curves.items():
         scale.plot(time, values, color=COLORS[name], linewidth=2, label=f"{name}, {label}")
@@ -146,13 +128,9 @@ def plot_curve(
     extractor: FrontEnd,
     title: str,
 ) -> Path:
-    """Write a picture of predicted curves over their song's spectrogram.
+    """Write a plot of predicted curves over their song's spectrogram, as a .png file.
 
-    Args:
-        path: a .png file.
-        log_mel: (frames, mels).
-        time: (windows,), in seconds.
-        curves: `valence` and `arousal`, (windows,) each, on 1-9.
+    `log_mel` is (frames, mels), `time` is (windows,) in seconds, `valence` and `arousal` are (windows,) each, on 1-9.
     """
     figure = Figure(figsize=(12, 4), layout="constrained")
     axes = figure.subplots()

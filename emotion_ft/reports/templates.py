@@ -8,7 +8,7 @@ TEMPLATES = shipped("hub_cards")
 
 
 def template(name: str) -> Template:
-    """A template by its path in `hub_cards/`; a name that it is not given is an error, and HTML is escaped."""
+    """A template by its path in `hub_cards/`; undefined names raise errors, and HTML is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=name.endswith(".html"),

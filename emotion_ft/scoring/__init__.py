@@ -1,1 +1,1 @@
-"""Arrays in, scores out: metrics, baselines, the ceiling of noisy labels, intervals, and scores of a whole table."""
+"""Metrics, baselines, the ceiling that noisy labels impose, intervals, and the scores of a whole table."""

@@ -1,4 +1,4 @@
-"""What a model has to beat: the mean of the training labels, and regressions on mel statistics."""
+"""Baselines that a model has to beat: the mean training label, and regressions on mel statistics."""
 
 import numpy as np
 from datasets import Dataset
@@ -13,9 +13,10 @@ from ..data.songs import labels_of
 
 
 def mel_statistics(songs: Dataset, num_mel_bins: int) -> np.ndarray:
-    """Per-band mean, deviation and mean absolute frame difference of the whole stored excerpt, (songs, 3 * mels).
+    """`band_statistics` of each song's whole stored excerpt, standardised first so that gain gives nothing away.
 
-    The excerpt is standardised as a whole first, so that, as for the model, its gain does not tell.
+    Returns:
+        (songs, 3 * mels).
     """
     statistics = []
     for row in songs.select_columns("log_mel"):
@@ -31,26 +32,24 @@ def band_statistics(spectrogram: np.ndarray) -> np.ndarray:
 
 
 def ridge() -> Pipeline:
-    """Standardise, then ridge regression, its penalty chosen by leave-one-out."""
+    """Standardisation and ridge regression, with the penalty chosen by leave-one-out validation."""
     return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(0, 5, 21)))
 
 
 def svr() -> Pipeline:
-    """Standardise, then support vector regression (RBF), a machine a label, its C chosen by 3-fold validation."""
+    """Standardisation and support vector regression (RBF), one per label, with C chosen by 3-fold validation."""
     search = GridSearchCV(SVR(epsilon=0.1), {"C": [0.3, 1, 3, 10]}, cv=KFold(3, shuffle=True, random_state=0))
     return make_pipeline(StandardScaler(), MultiOutputRegressor(search))
 
 
 def baseline_predictions(train: Dataset, test: Dataset, num_mel_bins: int) -> dict[str, np.ndarray]:
-    """What baselines that learnt from the training songs alone say of the test songs.
+    """Predictions for the test songs by baselines fitted to the training songs alone: (songs, 2) each, on 1-9.
 
-    Returns:
-        `mean`, the mean training label; `ridge` and `svr` on mel statistics, their penalties chosen on the training
-        songs: (songs, 2) each, on 1-9.
+    `mean` is the mean training label; `ridge` and `svr` are fitted to mel statistics.
     """
     labels = labels_of(train)
-    learnt, asked = mel_statistics(train, num_mel_bins), mel_statistics(test, num_mel_bins)
+    train_statistics, test_statistics = mel_statistics(train, num_mel_bins), mel_statistics(test, num_mel_bins)
     predictions = {"mean": np.repeat(labels.mean(0, keepdims=True), len(test), axis=0)}
     for name, model in (("ridge", ridge()), ("svr", svr())):
-        predictions[name] = model.fit(learnt, labels).predict(asked)
+        predictions[name] = model.fit(train_statistics, labels).predict(test_statistics)
     return predictions

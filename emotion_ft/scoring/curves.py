@@ -1,4 +1,4 @@
-"""Emotion over time, measured: predictions at every annotated half second against the annotators' mean curves."""
+"""Scores of emotion over time: predictions at every annotated half second against the annotators' mean curves."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ METRICS = ("rmse", "r", "ccc")
 ROWS = {
     "windows": "all windows of all songs together",
     "windows by song": "each song's windows, mean over songs (as MediaEval 2015)",
-    "songs": "the means of the curves, a song each",
+    "songs": "the mean of each song's curve",
 }
 
 
@@ -22,7 +22,7 @@ def annotated_curves(songs: Dataset) -> list[np.ndarray]:
 
 
 def with_curves(songs: Dataset) -> Dataset:
-    """The songs that have curves; raises a `UsageError` where none has."""
+    """The songs that have curves; raises `UsageError` if there are none."""
     rows = [row for row, start in enumerate(songs["curve_start"]) if start is not None]
     if not rows:
         raise UsageError(f"none of {len(songs)} songs has an annotated curve (valence.csv and arousal.csv).")
@@ -37,14 +37,11 @@ def score_curves(predictions: list[np.ndarray], references: list[np.ndarray]) ->
     as here.
 
     Args:
-        predictions, references: an array a song, (values, 2) valence and arousal in [-1, 1].
+        predictions, references: one array per song, (values, 2) valence and arousal in [-1, 1].
 
     Returns:
-        A row a way; columns `valence_rmse`, `valence_r`, `valence_ccc` and the same of arousal. r and CCC of a
-        constant curve count as 0.
-
-    Raises:
-        ValueError: for no songs, or curves of different lengths.
+        One row per way of scoring; columns `valence_rmse`, `valence_r`, `valence_ccc` and the same for arousal. r and
+        CCC of a constant curve are 0. Raises `ValueError` for no songs, or curves of different lengths.
     """
     if not references or [np.shape(p) for p in predictions] != [np.shape(r) for r in references]:
         raise ValueError("expected a predicted curve as long as the annotated one for each song")
@@ -60,8 +57,7 @@ def score_curves(predictions: list[np.ndarray], references: list[np.ndarray]) ->
 
 def _score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     scores = {}
-    for column, dimension in enumerate(DIMENSIONS):
-        p, r = predictions[:, column], references[:, column]
+    for dimension, p, r in zip(DIMENSIONS, predictions.T, references.T, strict=True):
         scores[f"{dimension}_rmse"] = float(np.sqrt(np.mean(np.square(p - r))))
         scores[f"{dimension}_r"] = pearson_r(p, r) if len(p) > 1 else 0.0
         scores[f"{dimension}_ccc"] = concordance_correlation(p, r)
@@ -70,8 +66,5 @@ def _score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
 
 def flat(scores: pd.DataFrame) -> dict[str, float]:
     """Scores by name, for `all_results.json`: `test_windows_valence_rmse` and so on."""
-    return {
-        f"test_{way.replace(' ', '_')}_{key}": float(value)
-        for way, row in scores.iterrows()
-        for key, value in row.items()
-    }
+    rows = scores.to_dict("index")
+    return {f"test_{str(way).replace(' ', '_')}_{key}": row[key] for way, row in rows.items() for key in row}

@@ -1,15 +1,19 @@
-"""How well valence and arousal are predicted: RMSE, MAE, R², Pearson's r and CCC, per dimension and mean."""
+"""Metrics of predicted valence and arousal: RMSE, MAE, R², Pearson's r and CCC, per dimension and their mean."""
+
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 from scipy import stats
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from transformers import EvalPrediction
 
 from ..data.scale import from_unit
 
 DIMENSIONS = ("valence", "arousal")
 METRICS = ("rmse", "mae", "r2", "r", "ccc")
+KEYS = [f"{name}_{metric}" for name in (*DIMENSIONS, "mean") for metric in METRICS]
 
 
 def concordance_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -30,13 +34,19 @@ def pearson_r(predictions: np.ndarray, references: np.ndarray) -> float:
 
 
 def as_pairs(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 (songs, 2); `ValueError` for other shapes, or values that are not finite."""
+    """Both as float64 (songs, 2); raises `ValueError` for other shapes and values that are not finite."""
     predictions, references = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
     if predictions.shape != references.shape or predictions.ndim != 2 or predictions.shape[1] != 2:
         raise ValueError(f"expected two arrays (songs, 2), got {predictions.shape} and {references.shape}")
     if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
         raise ValueError("predictions and references must be finite, but hold NaN or infinite values")
     return predictions, references
+
+
+def by_key(scores: np.ndarray) -> dict[str, float]:
+    """`METRICS` of valence and arousal, (metrics, 2) -> these and their means, by `KEYS`."""
+    columns = np.column_stack([scores, scores.mean(axis=1)])
+    return dict(zip(KEYS, columns.T.ravel().tolist(), strict=True))
 
 
 def score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -46,26 +56,20 @@ def score(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
         predictions, references: (songs, 2), valence and arousal on the same scale; at least two songs.
 
     Returns:
-        `valence_rmse`, ..., `arousal_ccc`, and the means of both dimensions, `mean_rmse`, ..., `mean_ccc`. RMSE and
-        MAE are in units of the scale; R² (scikit-learn's coefficient of determination), r and CCC have none.
+        By `KEYS`: `valence_rmse`, ..., `arousal_ccc`, and the means of both dimensions, `mean_rmse`, ..., `mean_ccc`.
+        RMSE and MAE are in units of the scale; R² (scikit-learn's coefficient of determination), r and CCC have none.
 
     Raises:
-        ValueError: for other shapes, fewer than two songs, or values that are not finite.
+        ValueError: for wrong shapes, fewer than two songs, or values that are not finite.
     """
     predictions, references = as_pairs(predictions, references)
     if len(predictions) < 2:
         raise ValueError(f"correlations need at least two songs, got {len(predictions)}")
-    results = {}
-    for column, dimension in enumerate(DIMENSIONS):
-        p, r = predictions[:, column], references[:, column]
-        results[f"{dimension}_rmse"] = float(root_mean_squared_error(r, p))
-        results[f"{dimension}_mae"] = float(mean_absolute_error(r, p))
-        results[f"{dimension}_r2"] = float(r2_score(r, p))
-        results[f"{dimension}_r"] = pearson_r(p, r)
-        results[f"{dimension}_ccc"] = concordance_correlation(p, r)
-    for metric in METRICS:
-        results[f"mean_{metric}"] = float(np.mean([results[f"{dimension}_{metric}"] for dimension in DIMENSIONS]))
-    return results
+    columns = []
+    for p, r in zip(predictions.T, references.T, strict=True):
+        errors = [root_mean_squared_error(r, p), mean_absolute_error(r, p)]
+        columns.append([*errors, r2_score(r, p), pearson_r(p, r), concordance_correlation(p, r)])
+    return by_key(np.array(columns).T)
 
 
 class EmotionMetric(evaluate.Metric):
@@ -80,14 +84,12 @@ class EmotionMetric(evaluate.Metric):
             features=datasets.Features({"predictions": pair, "references": pair}),
         )
 
-    def _compute(self, predictions, references) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return score(predictions, references)
 
 
-def compute_metrics(prediction) -> dict[str, float]:
-    """For `Trainer`: one averaged prediction a song, in [-1, 1], to metrics on the 1-9 scale."""
-    metric = EmotionMetric()
-    return metric.compute(
-        predictions=from_unit(prediction.predictions.astype(np.float64)),
-        references=from_unit(prediction.label_ids.astype(np.float64)),
-    )
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """For `Trainer`: one averaged prediction per song, in [-1, 1] -> metrics on the 1-9 scale."""
+    pair = (prediction.predictions, prediction.label_ids)
+    predictions, references = (from_unit(np.asarray(values, np.float64)) for values in pair)
+    return EmotionMetric().compute(predictions=predictions, references=references)

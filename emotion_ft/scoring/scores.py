@@ -1,4 +1,4 @@
-"""From what was predicted to what is reported: every system, against every treatment of the labels, with intervals."""
+"""Tables of songs and predictions, and the scores of every system under every treatment of the labels."""
 
 from pathlib import Path
 
@@ -11,20 +11,17 @@ from ..data.songs import OTHER
 from ..data.splits import artist_key
 from .ceiling import noise_ceiling
 from .intervals import bootstrap_scores
-from .metrics import DIMENSIONS, METRICS, score
+from .metrics import DIMENSIONS, KEYS, score
 
 SYSTEMS = {"model": "predicted", "ridge": "ridge", "svr": "svr", "mean": "mean"}
-"""Rows of a table, and how the columns of `predictions.csv` begin that hold them."""
+"""Rows of a table, and the prefixes of their columns in `predictions.csv`."""
 CEILING = "ceiling"
-KEYS = [f"{dimension}_{metric}" for dimension in (*DIMENSIONS, "mean") for metric in METRICS]
-
-
 TEXT = ("source", "audio", "artist", "labels")
 
 
 def songs_table(songs: Dataset) -> pd.DataFrame:
-    """A row a song: id, source, name of its audio file, artist, labels on 1-9 under both treatments, deviations."""
-    table = songs.select_columns(["song_id", "source", "artist", "labels"]).to_pandas()
+    """One row per song: id, source, audio file name, artist, labels on 1-9 under both treatments, deviations."""
+    table = pd.DataFrame(songs.select_columns(["song_id", "source", "artist", "labels"]).to_pandas())
     table.insert(2, "audio", [Path(audio["path"]).name for audio in songs["audio"]])
     for name in (*DIMENSIONS, "valence_std", "arousal_std", "raters", *OTHER_LABELS):
         table[name] = np.array(songs[name], dtype=np.float64)  # None becomes NaN
@@ -32,7 +29,7 @@ def songs_table(songs: Dataset) -> pd.DataFrame:
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table of songs that was written as CSV; an artist called 311, or NA, keeps that name."""
+    """A table of songs from its CSV file; an artist called 311 or NA keeps that name."""
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     for name in TEXT:
         table[name] = table[name].astype(object).where(table[name].notna(), None)
@@ -40,7 +37,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def predictions_table(songs: Dataset, systems: dict[str, np.ndarray]) -> pd.DataFrame:
-    """`songs_table` and what each of `SYSTEMS` says of these songs, (songs, 2) on 1-9."""
+    """`songs_table` with predictions of some of `SYSTEMS`, (songs, 2) each, on 1-9."""
     columns = {
         f"{SYSTEMS[name]}_{dimension}": values[:, column]
         for name, values in systems.items()
@@ -50,21 +47,18 @@ def predictions_table(songs: Dataset, systems: dict[str, np.ndarray]) -> pd.Data
 
 
 def system_predictions(table: pd.DataFrame, system: str) -> np.ndarray:
-    """(songs, 2), on 1-9, of a table of predictions."""
+    """The predictions of one of `SYSTEMS` in a table, (songs, 2), on 1-9."""
     return table[[f"{SYSTEMS[system]}_{dimension}" for dimension in DIMENSIONS]].to_numpy(np.float64)
 
 
 def references(table: pd.DataFrame, other_treatment: bool = False) -> np.ndarray:
-    """(songs, 2) labels on 1-9 of a table of songs; under the other treatment where there is one."""
-    labels = table[list(DIMENSIONS)].to_numpy(np.float64)
-    if not other_treatment:
-        return labels
-    others = table[list(OTHER_LABELS)].to_numpy(np.float64)
-    return np.where(np.isnan(others), labels, others)
+    """The labels in a table of songs, (songs, 2), on 1-9; with `other_treatment`, the other ones where they differ."""
+    labels, others = (table[list(names)].to_numpy(np.float64) for names in (DIMENSIONS, OTHER_LABELS))
+    return np.where(np.isnan(others), labels, others) if other_treatment else labels
 
 
 def treatments(table: pd.DataFrame) -> dict[str, bool]:
-    """The names of the treatments of the labels that a table holds, and whether they are the other one."""
+    """The treatments of the labels in a table by name, and whether each is the other one."""
     other = table["other_valence"].notna()
     names = {" + ".join(dict.fromkeys(table["labels"])): False}
     if other.any():
@@ -75,7 +69,7 @@ def treatments(table: pd.DataFrame) -> dict[str, bool]:
 
 
 def artist_of_song(table: pd.DataFrame) -> list[str]:
-    """What intervals are resampled over: the artist, or the song where the artist is not known."""
+    """The groups that intervals are resampled over: artists, or the song itself where its artist is not known."""
     return [
         artist_key(artist) if isinstance(artist, str) else f"song {song_id}"
         for song_id, artist in zip(table["song_id"], table["artist"], strict=True)
@@ -87,13 +81,12 @@ def score_systems(table: pd.DataFrame, resamples: int = 1000) -> pd.DataFrame:
 
     Args:
         table: of `predictions_table`.
-        resamples: of the bootstrap over artists; songs of unknown artists are drawn alone.
+        resamples: of the bootstrap over artists; songs of unknown artists are drawn one by one.
 
     Returns:
-        A row for each treatment of the labels and system, and "ceiling", what a predictor of the true emotions would
-        score against the mean of a few raters (see `ceiling`), where their number is known. Where there is another
-        treatment of the labels, the systems are scored against that too; of several collections, the model has a row
-        each. Columns: the keys of `metrics.score`, and these with `_low` and `_high`, the bootstrap 95 % interval.
+        One row per treatment of the labels and system. "ceiling" is what a predictor of the true emotions would score
+        (see `ceiling`), where the number of raters is known. Where there are several collections, the model also has
+        one row for each. Columns: `metrics.KEYS`, and these with `_low` and `_high`, the bootstrap 95 % interval.
     """
     clusters = artist_of_song(table)
     rows = {}
@@ -118,10 +111,7 @@ def score_systems(table: pd.DataFrame, resamples: int = 1000) -> pd.DataFrame:
 def score_with_intervals(
     predictions: np.ndarray, truth: np.ndarray, clusters: list[str], resamples: int = 1000
 ) -> dict[str, float]:
-    """`metrics.score`, and its bootstrap 95 % intervals over clusters as `<key>_low` and `<key>_high`.
-
-    There are none when all songs are of one cluster.
-    """
+    """`metrics.score`, and bootstrap 95 % intervals as `<key>_low` and `<key>_high` if there are several clusters."""
     row = score(predictions, truth)
     if len(set(clusters)) < 2:
         return row
@@ -133,21 +123,17 @@ def score_with_intervals(
 def flat(scores: pd.DataFrame) -> dict[str, float | list[float]]:
     """Scores by name, for `all_results.json`.
 
-    `test_*` is the model, `baseline_<system>_*` the others, `ceiling_*` the raters' noise; `<treatment>_` stands
-    before those against the other treatment of the labels; `*_interval` is the model's bootstrap interval.
+    `test_*` are the model's, `baseline_<system>_*` the other systems', `ceiling_*` the ceiling's; `<treatment>_`
+    precedes those against the other treatment of the labels; `*_interval` is the model's bootstrap interval.
     """
     first = scores.index[0][0]
-    results = {}
-    for (treatment, system), row in scores.iterrows():
+    results: dict[str, float | list[float]] = {}
+    for (treatment, system), row in zip(scores.index.tolist(), scores.to_dict("records"), strict=True):
         if system not in (*SYSTEMS, CEILING):
             continue
         prefix = {"model": "test", CEILING: "ceiling"}.get(system, f"baseline_{system}")
         prefix = prefix if treatment == first else f"{treatment}_{prefix}"
-        results |= {f"{prefix}_{key}": float(row[key]) for key in KEYS}
-        if system == "model":
-            results |= {
-                f"{prefix}_{key}_interval": [float(row[f"{key}_low"]), float(row[f"{key}_high"])]
-                for key in KEYS
-                if f"{key}_low" in row
-            }
+        results |= {f"{prefix}_{key}": row[key] for key in KEYS}
+        if system == "model" and f"{KEYS[0]}_low" in row:
+            results |= {f"{prefix}_{key}_interval": [row[f"{key}_low"], row[f"{key}_high"]] for key in KEYS}
     return results

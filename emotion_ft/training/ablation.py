@@ -1,7 +1,7 @@
-"""Which part of the training helps: the same recipes with and without it, on the same test songs, over seeds.
+"""Ablations: the same training with and without one of its parts, on the same test songs, over several seeds.
 
-A study is a list of arms. Every arm runs once a train-set size and seed; all arms of a size and seed see the same
-training songs and take the same number of optimizer steps.
+A study is a list of arms. Every arm is trained once per train-set size and seed; all arms of a size and seed use the
+same training songs and the same number of optimizer steps.
 """
 
 import json
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,25 +38,17 @@ class AblationError(UsageError):
 
 
 class Arm(NamedTuple):
-    """One way to train.
-
-    Args:
-        name: as the table shows it.
-        recipe: which recipe trains it.
-        flags: what it changes; "{generator}" and "{plain}" stand for the folders of those arms, same size and seed.
-        state: the file that makes one of its checkpoints whole.
-        shown: whether it is a row of the table, or only what others need.
-    """
+    """One way to train."""
 
     name: str
     recipe: str
-    flags: tuple[str, ...]
-    state: str = "trainer_state.json"
-    shown: bool = True
+    flags: tuple[str, ...]  # "{generator}" and "{plain}" stand for the folders of those arms, same size and seed
+    state: str = "trainer_state.json"  # the file that marks a checkpoint as complete
+    shown: bool = True  # whether the table has a row for it, or only other arms need it
 
 
 def _gan(name: str, *flags: str, shown: bool = True) -> Arm:
-    return Arm(name, "train_gan", ("--finetuned", "{plain}", *flags), "gan_state.json", shown)
+    return Arm(name, "train_gan", ("--finetuned", "{plain}", *flags), run_folder.GAN_STATE, shown)
 
 
 STUDIES = {
@@ -76,20 +68,18 @@ STUDIES = {
     ),
 }
 COLUMNS = {
-    "training": {
-        "test_valence_r2": "V R2",
-        "test_arousal_r2": "A R2",
-        "test_valence_ccc": "V CCC",
-        "test_arousal_ccc": "A CCC",
-        "test_mean_ccc": "mean CCC",
-    },
+    "training": {f"test_{d}_{m}": f"{d[0].upper()} {m.upper()}" for m in ("r2", "ccc") for d in ("valence", "arousal")}
+    | {"test_mean_ccc": "mean CCC"},
     "losses": {**gan.COLUMNS, "shortfall": "shortfall"},
 }
 PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
+SET_BY_STUDY: tuple[str, ...] = ("seed", "split", "output_dir", "gan_output_dir", "finetuned", "gan", "max_steps")
+SET_BY_STUDY += ("num_train_epochs", "eval_steps", "save_steps", "eval_strategy", "save_strategy")
+SET_BY_STUDY += ("early_stopping_patience",)
 
 
 class Study(NamedTuple):
-    """What an ablation leaves behind: its folder, one row per finished run, the table, and the protocol of both."""
+    """The results of an ablation: its folder, one row per finished run, the table, and the protocol of both."""
 
     folder: Path
     runs: pd.DataFrame
@@ -109,20 +99,20 @@ def run_ablation(
 ) -> Study:
     """Train every arm of a study for every train-set size and seed, each in a process of its own.
 
-    Finished runs are kept, so the same call goes on after a kill.
+    Finished runs are kept, so the same call resumes an interrupted study.
 
     Args:
         config: a YAML file, or the bare name of a shipped configuration.
         flags: for every run, as on the command line.
         study: a name in `STUDIES`.
-        seeds: of weights, crops and subsets.
+        seeds: number of seeds, for weights, crops and subsets.
         sizes: numbers of training songs; None: all, and for "training" also a quarter and a half.
         steps: optimizer steps of fine-tuning.
-        output: the study lies in a folder of its name in here.
+        output: the study's folder is created in here, under its name.
         jobs: sizes and seeds trained at the same time.
 
     Raises:
-        AblationError: for a study that cannot be planned, or one of whose runs failed.
+        AblationError: if the study cannot be planned, or one of its runs fails.
     """
     resolved = parse_config([config, *flags])
     songs = load_collection(resolved.data, resolved.training.seed)
@@ -161,37 +151,29 @@ class Run(NamedTuple):
         return (self.folder / run_folder.RESULTS).is_file()
 
     @property
-    def results(self) -> dict:
+    def results(self) -> dict[str, Any]:
         return run_folder.read_results(self.folder)
 
 
-SET_BY_STUDY = ("seed", "split", "output_dir", "gan_output_dir", "finetuned", "gan", "max_steps", "num_train_epochs")
-SET_BY_STUDY += ("eval_steps", "save_steps", "eval_strategy", "save_strategy", "early_stopping_patience")
-
-
 def check(config: Config, flags: Sequence[str], sizes: list[int], songs: int) -> None:
-    """Raise an `AblationError` for a study whose arms would not differ by what their names say, or could not train."""
+    """Raise an `AblationError` if the arms would not differ as their names say, or could not be trained."""
     given = [name for name in SET_BY_STUDY if any(flag.split("=")[0] == f"--{name}" for flag in flags)]
     if config.training.push_to_hub:
-        raise AblationError("a study leaves many runs: leave out push_to_hub, and push one with push.py.")
+        raise AblationError("a study makes many runs: leave out push_to_hub, and push one of them with push.py.")
     if given or config.synthetic.gan:
         raise AblationError(f"--{(given or ['gan'])[0]} is set by the study itself: leave it out of flags and file.")
     if not 2 <= sizes[0] <= sizes[-1] <= songs:
         raise AblationError(f"--sizes must lie between 2 and the {songs} training songs.")
-    learnt = int(sizes[0] * (1 - config.gan.reference_fraction))
-    if learnt < config.gan.gan_batch_size:
+    for_gan = int(sizes[0] * (1 - config.gan.reference_fraction))
+    if for_gan < config.gan.gan_batch_size:
         raise AblationError(
-            f"of {sizes[0]} songs a GAN learns from about {learnt}, which do not fill a batch of "
+            f"of {sizes[0]} songs a GAN is trained on about {for_gan}, which do not fill a batch of "
             f"{config.gan.gan_batch_size}: choose larger --sizes, or a smaller gan_batch_size or reference_fraction."
         )
 
 
-def settle(folder: Path, settings: dict, config: Path) -> None:
-    """Note what a study is made of in its folder.
-
-    Raises:
-        AblationError: when the folder holds runs with other settings; their numbers would not compare.
-    """
+def settle(folder: Path, settings: dict[str, Any], config: Path) -> None:
+    """Write a study's settings into its folder; raise an `AblationError` if it holds runs with other settings."""
     note = folder / run_folder.STUDY
     settings = {**settings, "config": config.read_text()}
     if note.is_file():
@@ -206,9 +188,9 @@ def settle(folder: Path, settings: dict, config: Path) -> None:
 
 
 def write_subsets(songs: DatasetDict, folder: Path, sizes: list[int], seeds: range) -> None:
-    """For every size and seed, id lists with so many random training songs and all validation and test songs.
+    """Write id lists for every size and seed: that many random training songs, and all validation and test songs.
 
-    The songs of a smaller size are among those of a larger one with the same seed.
+    With the same seed, the songs of a smaller size are among those of a larger one.
     """
     splits = {name: side["song_id"][:] for name, side in songs.items()}
     for seed in seeds:
@@ -220,37 +202,32 @@ def write_subsets(songs: DatasetDict, folder: Path, sizes: list[int], seeds: ran
 def plan(
     study: str, config: str, folder: Path, recipes: Path, sizes: list[int], seeds: range, flags: list[str], steps: int
 ) -> list[list[Run]]:
-    """The runs of a study: a list for every size and seed, in the order in which they need each other."""
-    tenth = str(max(steps // 10, 1))
-    paces = ("--max_steps", str(steps), "--eval_strategy", "steps", "--save_strategy", "steps")
-    paces += ("--eval_steps", tenth, "--save_steps", tenth, "--logging_steps", tenth, "--early_stopping_patience", "0")
+    """The runs of a study: one list per size and seed, each run after those that it depends on."""
+    tenth = max(steps // 10, 1)
+    pace = f"--max_steps {steps} --eval_strategy steps --save_strategy steps --eval_steps {tenth} --save_steps {tenth}"
+    pace += f" --logging_steps {tenth} --early_stopping_patience 0"
     cells = []
-    for size in sizes:
-        for seed in seeds:
-            cell = _cell(folder, size, seed)
-            places = {arm.name: cell / _slug(arm.name) for arm in STUDIES[study]}
-            shared = (config, *flags, "--seed", str(seed), "--split", str(cell / run_folder.SPLITS))
-            runs = []
-            for arm in STUDIES[study]:
-                output = "--output_dir" if arm.recipe == "finetune" else "--gan_output_dir"
-                own = [flag.format(**{name: str(place) for name, place in places.items()}) for flag in arm.flags]
-                pace = paces if arm.recipe == "finetune" else ()
-                command = (str(recipes / f"{arm.recipe}.py"), *shared, *pace, *own, output, str(places[arm.name]))
-                runs.append(Run(arm, size, seed, places[arm.name], command))
-            cells.append(runs)
+    for size, seed in ((size, seed) for size in sizes for seed in seeds):
+        cell, runs = _cell(folder, size, seed), []
+        folders = {arm.name: cell / _slug(arm.name) for arm in STUDIES[study]}
+        shared = (config, *flags, "--seed", str(seed), "--split", str(cell / run_folder.SPLITS))
+        for arm in STUDIES[study]:
+            own = [flag.format(**{name: str(path) for name, path in folders.items()}) for flag in arm.flags]
+            own = [*pace.split(), *own, "--output_dir"] if arm.recipe == "finetune" else [*own, "--gan_output_dir"]
+            command = (str(recipes / f"{arm.recipe}.py"), *shared, *own, str(folders[arm.name]))
+            runs.append(Run(arm, size, seed, folders[arm.name], command))
+        cells.append(runs)
     return cells
 
 
 def carry_out(cells: list[list[Run]], jobs: int) -> None:
-    """Carry out all runs that are not finished, `jobs` sizes and seeds at a time, each into its own `log.txt`.
+    """Carry out all unfinished runs, `jobs` sizes and seeds at a time; each writes its own `log.txt`.
 
-    Raises:
-        AblationError: naming the first run that failed, its last words and its log.
+    Raises an `AblationError` that names the first run to fail, the last line of its output, and its log.
     """
     threads = str(max((os.cpu_count() or 1) // jobs, 1))
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     bar = tqdm(total=sum(map(len, cells)), desc="Ablation", unit="run")
-
     stop = threading.Event()
 
     def work(runs: list[Run]) -> None:
@@ -277,38 +254,27 @@ def _run(run: Run, environment: dict[str, str]) -> None:
     with open(log, "a") as file:
         code = subprocess.run([sys.executable, *run.command, *resume], stdout=file, stderr=file, env=environment)
     if code.returncode:
-        words = log.read_text().strip().splitlines()
-        raise AblationError(
-            f"{run.arm.name}, {run.size} songs, seed {run.seed} failed: {words[-1] if words else 'no output'}; "
-            f"see {log}"
-        )
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        raise AblationError(f"{run.arm.name}, {run.size} songs, seed {run.seed} failed: {last}; see {log}")
 
 
 def collect(cells: list[list[Run]], study: str) -> pd.DataFrame:
-    """A row a finished run: `songs`, `seed`, `arm` and its numbers."""
-    return pd.DataFrame(
-        [
-            {
-                "songs": run.size,
-                "seed": run.seed,
-                "arm": run.arm.name,
-                **{name: run.results[name] for name in COLUMNS[study]},
-            }
-            for runs in cells
-            for run in runs
-            if run.arm.shown and run.finished
-        ]
-    )
+    """One row per finished run: `songs`, `seed`, `arm` and its scores."""
+    rows = []
+    for run in (run for runs in cells for run in runs if run.arm.shown and run.finished):
+        results = run.results
+        scores = {name: results[name] for name in COLUMNS[study]}
+        rows.append({"songs": run.size, "seed": run.seed, "arm": run.arm.name, **scores})
+    return pd.DataFrame(rows)
 
 
 def summary(runs: pd.DataFrame, study: str) -> pd.DataFrame:
-    """Mean ± standard deviation over seeds of every size and arm, and of the paired difference to the first arm."""
+    """Mean ± standard deviation over seeds for every size and arm, and of the paired difference to the first arm."""
     first = runs["arm"].iloc[0]
     paired = PAIRED[study]
     base = runs[runs["arm"] == first].set_index(["songs", "seed"])[paired]
-    runs = runs.assign(
-        difference=runs[paired].to_numpy() - base.loc[list(zip(runs["songs"], runs["seed"], strict=True))].to_numpy()
-    )
+    of_first = base.loc[list(zip(runs["songs"], runs["seed"], strict=True))].to_numpy()
+    runs = runs.assign(difference=runs[paired].to_numpy() - of_first)
     titles = {**COLUMNS[study], "difference": f"{COLUMNS[study][paired]} - {first}'s"}
     grouped = runs.groupby(["songs", "arm"], sort=False)
     table = {title: [_mean_and_deviation(group[name]) for _, group in grouped] for name, title in titles.items()}

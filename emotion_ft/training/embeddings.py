@@ -1,4 +1,4 @@
-"""Windows as embeddings of a backbone that stays as it is: it hears each once, and the head learns in milliseconds."""
+"""Windows embedded once by a frozen backbone, so that training the head takes milliseconds."""
 
 import hashlib
 import json
@@ -23,26 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 class Embedded(torch.utils.data.Dataset):
-    """Songs whose windows a backbone has heard.
+    """Songs with the embeddings of their windows.
 
-    An item has `embeddings`, (hidden,) of one window, or (windows, hidden) of a song that is evaluated, and what else
-    the transform gives: `labels` (2,) in [-1, 1], perhaps `label_weights` (2,). In training, epoch `e` sees the crop
-    that was drawn for epoch `e % crops`.
-
-    Args:
-        songs: what was heard; whoever evaluates asks it whether it is real.
-        tensors: (songs, crops, ...) by name.
+    An item has `embeddings`, (hidden,) of one window in training or (windows, hidden) of a song in evaluation, and the
+    other outputs of the transform: `labels` (2,) in [-1, 1] and perhaps `label_weights` (2,). In training, epoch `e`
+    uses the crop that was drawn for epoch `e % crops`. The tensors are (songs, crops, ...); the songs themselves are
+    kept so that synthetic ones can be refused in evaluation.
     """
 
     def __init__(self, songs: Dataset, tensors: dict[str, torch.Tensor]):
         self.songs, self.tensors = songs, tensors
         self.crops = tensors["embeddings"].shape[1]
         self.info = songs.info
-        # In shared memory: data workers are forked before the epoch changes and must see it.
+        # In shared memory, so that data workers, which are forked earlier, see the epoch change.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Show other crops; seen by running data workers too."""
+        """Switch to the crops of an epoch, in running data workers too."""
         self._epoch[0] = epoch
 
     def __len__(self) -> int:
@@ -62,31 +59,24 @@ def embed(
     crops: int = 1,
     batch_size: int = 16,
 ) -> Embedded:
-    """Let a model's backbone hear stored songs once; with several processes, each hears its share.
+    """Embed stored songs with a model's backbone; with several processes, each embeds its share.
 
-    The output folder keeps the embeddings for a resumed run; they are used again when the backbone, the songs and the
-    windows are the same to the bit.
-
-    Args:
-        model: moved to the training's device.
-        songs: with a transform of `data.augment`.
-        training: its device, precision and output folder.
-        name: of the embeddings there.
-        crops: windows of a song that is trained on, those that its first epochs would see.
-        batch_size: rows at once.
+    The embeddings are kept in the training's output folder under `name`, and reused by a resumed run if the backbone,
+    the songs and the windows are identical. Songs, which have a transform from `data.augment`, are embedded in
+    evaluation as a whole, and in training as the `crops` windows of the first epochs.
     """
     transform = songs.format["format_kwargs"]["transform"]
-    model.to(training.device).eval()
+    model.to(training.device).eval()  # type: ignore[arg-type]
     file = Path(training.output_dir, run_folder.EMBEDDINGS.format(name))
     key = _key(model, songs, training.precision, crops)
     tensors = _read(file, key) if file.is_file() else None
     if tensors is None:
-        heard = []
+        passes = []
         for crop in range(crops):
             if isinstance(transform, TrainingTransform):
                 transform.set_epoch(crop)
-            heard.append(_one_pass(model, songs, training, batch_size, f"Embedding {name}"))
-        tensors = {column: torch.stack([crop[column] for crop in heard], dim=1) for column in heard[0]}
+            passes.append(_one_pass(model, songs, training, batch_size, f"Embedding {name}"))
+        tensors = {column: torch.stack([one[column] for one in passes], dim=1) for column in passes[0]}
         if PartialState().is_main_process:
             part = file.with_suffix(".part")
             save_file(tensors, part, metadata={"key": key})
@@ -97,7 +87,7 @@ def embed(
 def _one_pass(
     model: ASTForEmotionRegression, songs: Dataset, training: TrainingConfig, batch_size: int, description: str
 ) -> dict[str, torch.Tensor]:
-    """Everything that the transform gives of all rows, in their order, with embeddings in place of windows."""
+    """The transform's outputs for all rows in order, with embeddings in place of windows."""
     state, dtype = PartialState(), {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.precision)
     hidden = training.disable_tqdm or not state.is_main_process
     parts = []
@@ -113,27 +103,21 @@ def _one_pass(
 
 
 def _key(model: ASTForEmotionRegression, songs: Dataset, precision: str, crops: int) -> str:
-    """What embeddings depend on, as a digest: the backbone's weights, the songs, and how windows are drawn."""
+    """A digest of what embeddings depend on: the backbone's weights, the songs, and how windows are drawn."""
     digest = hashlib.sha256()
     for parameter in model.backbone.state_dict().values():
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
     transform = songs.format["format_kwargs"]["transform"]
-    drawn = {
-        "fingerprint": songs._fingerprint,
-        "transform": type(transform).__name__,
-        "front_end": transform.extractor.to_dict(),
-        "seed": getattr(transform, "seed", None),
-        "augmentation": vars(augmentation) if (augmentation := getattr(transform, "augmentation", None)) else None,
-        "target": type(transform.target).__name__,
-        "crops": crops,
-        "precision": precision,
-    }
+    augmentation = getattr(transform, "augmentation", None)
+    drawn = {"transform": type(transform).__name__, "target": type(transform.target).__name__, "crops": crops}
+    drawn |= {"fingerprint": songs._fingerprint, "front_end": transform.extractor.to_dict(), "precision": precision}
+    drawn |= {"seed": getattr(transform, "seed", None), "augmentation": vars(augmentation) if augmentation else None}
     digest.update(json.dumps(drawn, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
 def _read(file: Path, key: str) -> dict[str, torch.Tensor] | None:
-    """Stored embeddings, if they are those that `key` names."""
+    """Stored embeddings, if their key is `key`."""
     try:
         with safe_open(file, "pt") as stored:
             if (stored.metadata() or {}).get("key") != key:

@@ -1,7 +1,7 @@
-"""A trained model and songs that it has not seen: another collection, and what the model's own folder knows of it."""
+"""Evaluation of a trained model on songs that it has not seen: a side of its split, or another collection."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,33 +14,23 @@ from ..data.collections.csv_collection import load_collection_file
 from ..data.files import first_ids
 from ..data.songs import collections_of
 from ..data.splits import SplitError
-from ..inference.loading import load_model
-from ..inference.predict import predict_curves, predict_songs
-from ..scoring.curves import annotated_curves, score_curves, with_curves
-from ..scoring.curves import flat as flat_curves
+from ..inference import loading, predict
+from ..reports.tables import coverage_text
+from ..scoring import curves as curve_scoring
+from ..scoring import scores as scoring
 from ..scoring.intervals import coverage
 from ..scoring.metrics import DIMENSIONS
-from ..scoring.scores import flat, predictions_table, read_table, references, score_systems, system_predictions
-from .inputs import load_side, store_features
-from .provenance import same_songs, seen_songs
+from . import inputs, provenance
 
 
 class Evaluation(NamedTuple):
-    """A model on songs that it has not seen.
+    """The results of a model on songs that it has not seen."""
 
-    Args:
-        name: of the side of the split, or of the collection.
-        scores: of the model, and of the mean training label where it is known.
-        curve_scores: of emotion over time, when asked for.
-        coverage: a sentence on the prediction intervals; None where the model has none.
-        results: all numbers, `protocol`, and `trained`, the protocol of the model's training.
-    """
-
-    name: str
-    scores: pd.DataFrame
-    curve_scores: pd.DataFrame | None
-    coverage: str | None
-    results: dict[str, Any]
+    name: str  # of the side of the split, or of the collection
+    scores: pd.DataFrame  # of the model, and of the mean training label if it is known
+    curve_scores: pd.DataFrame | None  # of emotion over time, if requested
+    coverage: str | None  # a sentence on the prediction intervals, if the model has any
+    results: dict[str, Any]  # all numbers, `protocol`, and `trained`, the protocol of the model's training
 
 
 def run_evaluation(
@@ -48,7 +38,7 @@ def run_evaluation(
     data_root: str | None = None,
     collection: str | None = None,
     songs: str = "test",
-    labels: str | None = None,
+    labels: Literal["repaired", "distributed", "dynamic"] | None = None,
     split: str | None = None,
     curves: bool = False,
     num_proc: int = 1,
@@ -58,64 +48,57 @@ def run_evaluation(
 
     Args:
         model: the folder of a run.
-        data_root: of the songs; None: as the model was trained.
-        collection: the YAML file of another collection, tested on as a whole.
+        data_root: of the songs; None: as in the model's training.
+        collection: the YAML file of another collection, all of whose songs are tested on.
         songs: the side of the split.
-        labels: their treatment; None: as the model was trained.
-        split: another folder of id lists than the model's own.
-        curves: also score emotion over time.
+        labels: their treatment; None: as in the model's training.
+        split: a folder of id lists, in place of the model's own.
+        curves: whether to score emotion over time too.
         num_proc: processes that compute log-mels.
         batch_size: windows per forward pass.
 
-    Raises:
-        UsageError: for anything that the user can fix; the message says how.
+    Raises `UsageError` for whatever the user can fix.
     """
     model_dir = Path(model)
     config = parse_config([str(model_dir / run_folder.CONFIG), "--rendered_songs", "0", "--precision", "fp32"])
     if data_root:
         config.data.data_root, config.data.prepared = data_root, None
-    config.data.labels = labels or config.data.labels
-    config.data.num_proc = num_proc
-    network, extractor = load_model(model_dir)
+    config.data.labels, config.data.num_proc = labels or config.data.labels, num_proc
+    network, extractor = loading.load_model(model_dir)
     if collection:
         found = load_external(collection, data_root, model_dir)
     else:
-        found = load_side(config.data, split or str(model_dir / run_folder.SPLITS), songs)
+        found = inputs.load_side(config.data, split or str(model_dir / run_folder.SPLITS), songs)
         if split and songs != "train":
             refuse_known(found[songs], model_dir)
     (name,) = found
-    stored = store_features(found, extractor, config.data)[0][name]
-    annotated = with_curves(stored) if curves else None
-    table = predicted(stored, predict_songs(network, extractor, stored, batch_size), model_dir)
-    scores, curve_scores = score_systems(table), None
+    stored = inputs.store_features(found, extractor, config.data)[0][name]
+    annotated = curve_scoring.with_curves(stored) if curves else None
+    table = predicted(stored, predict.predict_songs(network, extractor, stored, batch_size), model_dir)
+    scores, curve_scores = scoring.score_systems(table), None
     finished = (model_dir / run_folder.RESULTS).is_file()
     results = {
         "trained": run_folder.read_results(model_dir)["protocol"] if finished else "of an unfinished run",
         "protocol": stored.info.description,
         "collections": collections_of(stored),
         "songs": len(stored),
-        **flat(scores),
+        **scoring.flat(scores),
     }
     if annotated is not None:
-        predictions = predict_curves(network, extractor, annotated, batch_size)
-        curve_scores = score_curves(predictions, annotated_curves(annotated))
-        results |= flat_curves(curve_scores)
+        predictions = predict.predict_curves(network, extractor, annotated, batch_size)
+        curve_scores = curve_scoring.score_curves(predictions, curve_scoring.annotated_curves(annotated))
+        results |= curve_scoring.flat(curve_scores)
     return Evaluation(name, scores, curve_scores, coverage_line(table, network.config), results)
 
 
 def load_external(collection: str | Path, root: str | None, model_dir: str | Path) -> DatasetDict:
-    """The songs of another collection, under its name; its description counts those whose artist the model knows.
+    """The songs of another collection, by its name; the description counts those whose artist the model has seen.
 
-    Args:
-        collection: a YAML file for `load_collection_file`.
-        root: what its paths are relative to.
-        model_dir: the model's folder.
-
-    Raises:
-        SplitError: when songs of it were trained or selected on.
+    `collection` is a YAML file whose paths are relative to `root`. Raises `SplitError` if the model in `model_dir` was
+    trained or selected on some of the songs.
     """
     songs = load_collection_file(collection, root)
-    shared = same_songs(songs, model_dir)
+    shared = provenance.same_songs(songs, model_dir)
     songs.info.description += (
         f"; all songs, an external test; {shared} of {len(songs)} songs share an artist with the songs trained on"
     )
@@ -124,7 +107,7 @@ def load_external(collection: str | Path, root: str | None, model_dir: str | Pat
 
 def refuse_known(songs: Dataset, model_dir: str | Path) -> None:
     """Raise a `SplitError` if a model was trained or selected on some of these songs."""
-    if known := sorted(set(songs["song_id"]) & set(seen_songs(model_dir)["song_id"])):
+    if known := sorted(set(songs["song_id"]) & set(provenance.seen_songs(model_dir)["song_id"])):
         raise SplitError(
             f"the model in '{model_dir}' was trained or selected on {len(known)} of these {len(songs)} songs: "
             f"{first_ids(known)}. Leave out --split to use its own, or ask for --songs train."
@@ -132,19 +115,19 @@ def refuse_known(songs: Dataset, model_dir: str | Path) -> None:
 
 
 def predicted(songs: Dataset, predictions: np.ndarray, model_dir: str | Path) -> pd.DataFrame:
-    """`scores.predictions_table` of the model (songs, 2), and of the mean training label where its folder knows it."""
+    """`scores.predictions_table` of the model (songs, 2), and of the mean training label if its folder lists them."""
     systems = {"model": predictions}
     if Path(model_dir, run_folder.SONGS).is_file():
-        labels = read_table(Path(model_dir, run_folder.SONGS)).query("split == 'train'")[list(DIMENSIONS)]
+        labels = scoring.read_table(Path(model_dir, run_folder.SONGS)).query("split == 'train'")[list(DIMENSIONS)]
         systems["mean"] = np.tile(labels.mean().to_numpy(), (len(songs), 1))
-    return predictions_table(songs, systems)
+    return scoring.predictions_table(songs, systems)
 
 
 def coverage_line(table: pd.DataFrame, config: PretrainedConfig) -> str | None:
-    """How many of these songs the model's prediction intervals hold; None where it is not calibrated."""
+    """How many of these songs the model's prediction intervals cover; None if it has none."""
     if config.interval_halfwidths is None:
         return None
-    held = coverage(system_predictions(table, "model"), references(table), config.interval_halfwidths)
-    parts = zip(DIMENSIONS, config.interval_halfwidths, held, strict=True)
-    listed = ", ".join(f"{name} ± {halfwidth:.2f} holds {share:.0%}" for name, halfwidth, share in parts)
+    predictions, labels = scoring.system_predictions(table, "model"), scoring.references(table)
+    covered = coverage(predictions, labels, config.interval_halfwidths)
+    listed = coverage_text(config.interval_halfwidths, covered.tolist())
     return f"Intervals of level {config.interval_level:g}, from the model's validation songs: {listed}."

@@ -1,4 +1,4 @@
-"""One fine-tuning run: training, calibration, the single look at the test songs, and what it leaves in its folder."""
+"""One fine-tuning run: training, calibration, a single evaluation on the test songs, and the files in its folder."""
 
 import logging
 from pathlib import Path
@@ -11,29 +11,22 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from .. import run_folder
 from ..config.settings import Config
+from ..data import targets
 from ..data.augment import EvaluationTransform, TrainingTransform, with_transform
 from ..data.features import BadFile
 from ..data.leaks import refuse_leaks
 from ..data.scale import from_unit
 from ..data.songs import collections_of, labels_of
-from ..data.targets import AgreementTarget, CurveTarget, SongTarget
 from ..faults import writing
-from ..hub import push
-from ..hub.repository import add_pipeline
+from ..hub import push, repository
 from ..inference.predict import predict_curves
 from ..modeling import ASTEmotionFeatureExtractor
-from ..reports.cards import write_model_card
-from ..reports.environment import environment
-from ..reports.page import write_page
-from ..reports.song_plots import plot_held_out
-from ..reports.training_plots import plot_learning_curve
-from ..scoring import curves
-from ..scoring.baselines import baseline_predictions
-from ..scoring.intervals import conformal_halfwidths, coverage, songs_needed
+from ..reports import cards, environment, page, song_plots, training_plots
+from ..scoring import baselines, curves, intervals
+from ..scoring import scores as scoring
 from ..scoring.metrics import DIMENSIONS
-from ..scoring.scores import flat, predictions_table, score_systems, system_predictions
 from . import checkpoints, inputs, provenance
-from .embeddings import embed
+from .embeddings import Embedded, embed
 from .synthetic_windows import mix_synthetic
 from .trainer import EmotionTrainer
 
@@ -41,33 +34,20 @@ logger = logging.getLogger(__name__)
 
 
 class Finished(NamedTuple):
-    """What a run leaves behind.
-
-    Args:
-        folder: of the run.
-        predictions: one row per test song.
-        scores: of every system, under every treatment of the labels (`scoring.scores.score_systems`).
-        curve_scores: of emotion over time; None unless the labels are dynamic.
-        results: what `all_results.json` holds.
-        address: on the Hub; None when the run was not pushed.
-    """
+    """The results of a finished run."""
 
     folder: Path
-    predictions: pd.DataFrame
-    scores: pd.DataFrame
-    curve_scores: pd.DataFrame | None
-    results: dict[str, Any]
-    address: str | None = None
+    predictions: pd.DataFrame  # one row per test song
+    scores: pd.DataFrame  # from `scoring.scores.score_systems`
+    curve_scores: pd.DataFrame | None  # of emotion over time, if the labels are dynamic
+    results: dict[str, Any]  # the contents of `all_results.json`
+    address: str | None = None  # on the Hub, if the run was pushed
 
 
 def run_finetuning(config: Config) -> Finished | None:
-    """Fine-tune as a configuration says, from audio files to a finished output folder.
+    """Fine-tune according to a configuration, from audio files to a finished output folder.
 
-    Returns:
-        The outcome; None on processes other than the first.
-
-    Raises:
-        UsageError: for anything that the user can fix; the message says how.
+    Returns None on processes other than the first. Raises `UsageError` for whatever the user can fix.
     """
     training = config.training
     send = push.plan_push(training, training.output_dir)
@@ -94,26 +74,21 @@ def finetune(
     """Fine-tune on `songs["train"]`, select on `songs["validation"]`, score `songs["test"]` once.
 
     Args:
-        config: with the output folder, which `checkpoints.prepare_output_dir` has prepared.
+        config: its output folder was prepared by `checkpoints.prepare_output_dir`.
         extractor: the front end of the songs' log-mels.
-        songs: as `inputs.store_features` returns them; the test split's description names the protocol.
-        bad_files: what was left out.
+        songs, bad_files: from `inputs.store_features`; the test split's description names the protocol.
         checkpoint: to resume from.
-        start: the folder of the weights to start from, of `inputs.find_checkpoint`.
+        start: the folder of the weights to start from, from `inputs.find_checkpoint`.
 
-    Returns:
-        The outcome; its folder is finished. None on processes other than the first.
-
-    Raises:
-        SplitError: when a song, an artist or a synthetic window crosses into evaluation, also by way of the checkpoint
-            that the run starts or resumes from.
+    Returns the results, or None on processes other than the first. Raises `SplitError` if a song, an artist or a
+    synthetic window crosses into evaluation, directly or through the checkpoint that the run starts or resumes from.
     """
     _refuse_leaks(config, songs, checkpoint)
-    trainer, synthetic = _make_trainer(config, extractor, songs, start)
+    trainer, evaluated, synthetic = _make_trainer(config, extractor, songs, start)
     if trainer.is_world_process_zero():
         inputs.save_inputs(config, songs, bad_files)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
-    validation = trainer.predict(trainer.eval_dataset, metric_key_prefix="validation")
+    validation = trainer.predict(evaluated, metric_key_prefix="validation")
     halfwidths = _calibrate(trainer, songs["validation"], validation)
     trainer.save_model()
     test = with_transform(songs["test"], EvaluationTransform(extractor))
@@ -122,10 +97,15 @@ def finetune(
         return None
     finished = _score(config, extractor, songs, trainer, output, halfwidths)
     finished.results.update(_facts(config, songs, trainer, trained))
-    finished.results["synthetic_windows"] = synthetic
-    finished.results["bad_files"] = len(bad_files)
-    finished.results["validation_mean_ccc"] = validation.metrics["validation_mean_ccc"]
-    _write(finished, trainer, songs["test"], extractor)
+    finished.results.update(synthetic_windows=synthetic, bad_files=len(bad_files))
+    finished.results["validation_mean_ccc"] = (validation.metrics or {})["validation_mean_ccc"]
+    folder, table, scores, curve_scores, results, _ = finished
+    repository.add_pipeline(folder)
+    training_plots.plot_learning_curve(folder, trainer.state, trainer.args.unfreeze_at)
+    write_held_out(folder, table, scores, curve_scores, results, songs["test"], extractor)
+    cards.write_model_card(folder, results=results)
+    page.write_page(folder, results)
+    run_folder.write_results(folder, results)  # last, since it marks the run as finished
     return finished
 
 
@@ -139,39 +119,40 @@ def _refuse_leaks(config: Config, songs: DatasetDict, checkpoint: str | None) ->
 
 def _make_trainer(
     config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict, start: Path | None
-) -> tuple[EmotionTrainer, int]:
-    """The trainer, and how many of its training windows are synthetic."""
+) -> tuple[EmotionTrainer, Any, int]:
+    """The trainer, its validation songs, and the number of synthetic windows among its training songs."""
     training = config.training
-    train = training_windows(config, extractor, songs)
-    validation = with_transform(songs["validation"], EvaluationTransform(extractor))
+    train: Dataset | Embedded = training_windows(config, extractor, songs)
+    validation: Dataset | Embedded = with_transform(songs["validation"], EvaluationTransform(extractor))
     model = inputs.build_model(config, extractor, start)
     if training.freeze == "always":
-        train = embed(model, train, training, "train", training.frozen_crops, training.per_device_train_batch_size)
-        validation = embed(model, validation, training, "validation", batch_size=training.per_device_eval_batch_size)
+        sizes = (training.per_device_train_batch_size, training.per_device_eval_batch_size)
+        train = embed(model, train, training, "train", training.frozen_crops, sizes[0])
+        validation = embed(model, validation, training, "validation", batch_size=sizes[1])
     trainer = EmotionTrainer(
         model=model, args=training, train_dataset=train, eval_dataset=validation, processing_class=extractor
     )
-    return trainer, len(train) - len(songs["train"])
+    return trainer, validation, len(train) - len(songs["train"])
 
 
 def training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict) -> Dataset:
-    """The training songs as the trainer takes them."""
+    """The training songs as input for the trainer."""
     if config.synthetic.gan:
         return mix_synthetic(config, songs, extractor)
-    target = SongTarget()
+    target = targets.SongTarget()
     if config.data.labels == "dynamic":
-        target = CurveTarget()
+        target = targets.CurveTarget()
     elif config.data.label_weights == "agreement":
-        target = AgreementTarget(songs["train"])
+        target = targets.AgreementTarget(songs["train"])
     transform = TrainingTransform(extractor, config.spec_augment, config.training.seed, target)
     return with_transform(songs["train"], transform)
 
 
 def _calibrate(trainer: EmotionTrainer, songs: Dataset, output: PredictionOutput) -> np.ndarray | None:
-    """Half-widths (2,) of the prediction intervals, from the validation songs; kept in the model's configuration."""
+    """Half-widths (2,) of prediction intervals from the validation songs; stored in the model's configuration."""
     level, halfwidths = trainer.args.interval_level, None
-    if len(songs) >= (least := songs_needed(level)):
-        halfwidths = conformal_halfwidths(from_unit(output.predictions), labels_of(songs), level)
+    if len(songs) >= (least := intervals.songs_needed(level)):
+        halfwidths = intervals.conformal_halfwidths(from_unit(output.predictions), labels_of(songs), level)
     else:
         logger.warning("no prediction intervals: level %g needs %d validation songs", level, least)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
@@ -188,17 +169,16 @@ def _score(
     output: PredictionOutput,
     halfwidths: np.ndarray | None,
 ) -> Finished:
-    """The model and the baselines on the test songs."""
-    test, level = songs["test"], config.training.interval_level
-    systems = {"model": from_unit(output.predictions)}
-    systems |= baseline_predictions(songs["train"], test, extractor.num_mel_bins)
-    table = predictions_table(test, systems)
-    scores, curve_scores = score_systems(table), None
-    results = {"labels": scores.index[0][0], **flat(scores)}
+    """Score the model and the baselines on the test songs."""
+    test, systems = songs["test"], {"model": from_unit(output.predictions)}
+    systems |= baselines.baseline_predictions(songs["train"], test, extractor.num_mel_bins)
+    table = scoring.predictions_table(test, systems)
+    scores, curve_scores = scoring.score_systems(table), None
+    results: dict[str, Any] = {"labels": scores.index[0][0], **scoring.flat(scores)}
     if halfwidths is not None:
-        held = coverage(system_predictions(table, "model"), labels_of(test), halfwidths)
-        results["interval_level"] = level
-        for dimension, halfwidth, share in zip(DIMENSIONS, halfwidths, held, strict=True):
+        covered = intervals.coverage(scoring.system_predictions(table, "model"), labels_of(test), halfwidths)
+        results["interval_level"] = config.training.interval_level
+        for dimension, halfwidth, share in zip(DIMENSIONS, halfwidths, covered, strict=True):
             results |= {f"interval_{dimension}": float(halfwidth), f"test_{dimension}_coverage": float(share)}
     if config.data.labels == "dynamic":
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
@@ -209,7 +189,8 @@ def _score(
 
 
 def _facts(config: Config, songs: DatasetDict, trainer: EmotionTrainer, trained: TrainOutput) -> dict[str, Any]:
-    """Which songs, which labels, which split, and how the training went."""
+    """Facts about songs, labels, split, training and machine, for `all_results.json`."""
+    checkpoint = config.model.checkpoint
     return {
         "protocol": songs["test"].info.description,
         "collections": collections_of(*songs.values()),
@@ -219,27 +200,23 @@ def _facts(config: Config, songs: DatasetDict, trainer: EmotionTrainer, trained:
         "epochs": trainer.state.epoch,
         "train_runtime": trained.metrics["train_runtime"],
         "train_loss": trained.training_loss,
-        "base_model": hub_checkpoint(config),
-        **environment(config.training.device),
+        "base_model": checkpoint if checkpoint and not Path(checkpoint).exists() else None,  # on the Hub
+        **environment.environment(config.training.device),
     }
 
 
-def hub_checkpoint(config: Config) -> str | None:
-    """The repository on the Hub whose weights a run starts from; None for a folder, or random weights."""
-    checkpoint = config.model.checkpoint
-    return checkpoint if checkpoint and not Path(checkpoint).exists() else None
-
-
-def _write(finished: Finished, trainer: EmotionTrainer, test: Dataset, extractor: ASTEmotionFeatureExtractor) -> None:
-    """Everything beside the model; the results come last, since they mark the run as finished."""
-    folder, table, scores, curve_scores, results, _ = finished
-    add_pipeline(folder)
+def write_held_out(
+    folder: Path,
+    table: pd.DataFrame,
+    scores: pd.DataFrame,
+    curve_scores: pd.DataFrame | None,
+    results: dict[str, Any],
+    songs: Dataset,
+    extractor: ASTEmotionFeatureExtractor,
+) -> None:
+    """Write predictions and scores of held-out songs, and their plots, into `folder`."""
     run_folder.write_table(folder, run_folder.PREDICTIONS, table)
     run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     if curve_scores is not None:
         run_folder.write_table(folder, run_folder.CURVE_SCORES, curve_scores.reset_index())
-    plot_learning_curve(folder, trainer.state, trainer.args.unfreeze_at)
-    plot_held_out(folder, table, scores, results["protocol"], test, extractor)
-    write_model_card(folder, results=results)
-    write_page(folder, results)
-    run_folder.write_results(folder, results)
+    song_plots.plot_held_out(folder, table, scores, results["protocol"], songs, extractor)

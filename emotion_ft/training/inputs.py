@@ -1,9 +1,9 @@
-"""From a configuration to the things a run is made of: its folder, its songs, its model."""
+"""The inputs of a run, from its configuration: songs, log-mels, front end and model."""
 
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -14,13 +14,13 @@ from transformers import enable_full_determinism, set_seed
 
 from .. import run_folder
 from ..config.settings import Config, DataConfig, ModelConfig, TrainingConfig
-from ..data.collections.audit import audit as audit_deam
+from ..data.collections import audit as deam_audit
 from ..data.collections.csv_collection import load_collection_file
 from ..data.collections.deam import load_songs
 from ..data.features import BadFile, store_log_mels
 from ..data.prepared import load_prepared
 from ..data.rendering.songs import render_deam
-from ..data.songs import OTHER, join, split_songs
+from ..data.songs import join, split_songs
 from ..data.splits import read_split, write_split
 from ..errors import UsageError
 from ..inference.fetch import fetch
@@ -30,9 +30,11 @@ from ..scoring.scores import songs_table
 
 logger = logging.getLogger(__name__)
 
+Labels = Literal["repaired", "distributed", "dynamic"]
+
 
 def make_deterministic(training: TrainingConfig) -> None:
-    """Seed every generator, and fix cuDNN's choices; with `full_determinism`, all kernels."""
+    """Seed all random generators and make cuDNN deterministic; with `full_determinism`, all kernels."""
     if training.full_determinism:
         enable_full_determinism(training.seed)
     else:
@@ -50,15 +52,14 @@ def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
 
 
 def load_all(data: DataConfig) -> Dataset:
-    """All songs of the data section's collections, rendered first when it asks for that, with their `source`.
+    """All songs of the data section's collections; songs to be rendered are rendered first.
 
-    Raises:
-        UsageError: when it names no collection, or one of them cannot be read.
+    Raises `UsageError` if the section names no collection, or one of them cannot be read.
     """
     if data.data_root is None and not data.collections and not data.prepared:
         raise UsageError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
     with PartialState().main_process_first():
-        if data.rendered_songs and not data.prepared and PartialState().is_main_process:
+        if data.data_root and data.rendered_songs and not data.prepared and PartialState().is_main_process:
             render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
     found = []
     if data.prepared:
@@ -73,9 +74,10 @@ def load_all(data: DataConfig) -> Dataset:
 
 
 def load_treatments(data: DataConfig) -> dict[str, Dataset]:
-    """`load_all` by treatment of the labels: all that the songs can have; "distributed" has every song."""
-    tables = {}
-    for labels in OTHER:
+    """`load_all` under every treatment of the labels that the songs allow; "distributed" has every song."""
+    tables: dict[str, Dataset] = {}
+    treatments: tuple[Labels, ...] = ("repaired", "distributed", "dynamic")
+    for labels in treatments:
         if labels == "dynamic" and (data.collections or not any(tables["distributed"]["curve_valence"])):
             continue
         tables[labels] = load_all(replace(data, labels=labels, label_weights="none"))
@@ -84,16 +86,14 @@ def load_treatments(data: DataConfig) -> dict[str, Dataset]:
 
 def load_collection(data: DataConfig, seed: int) -> DatasetDict:
     """The songs of the data section as train, validation and test; see `split_songs`."""
-    return split_songs(
-        load_all(data), data.split, seed, data.validation_fraction, data.test_fraction, data.group_by_artist
-    )
+    fractions = (data.validation_fraction, data.test_fraction)
+    return split_songs(load_all(data), data.split, seed, *fractions, data.group_by_artist)
 
 
 def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
-    """The songs of one side of a folder of id lists, alone; the others' audio need not be there.
+    """The songs of one side of a folder of id lists; the audio of the other sides may be absent.
 
-    Raises:
-        UsageError: when none of them is in the collection.
+    Raises `UsageError` if none of them is in the collection.
     """
     songs, place = load_all(data), data.prepared or data.data_root
     listed = set(read_split(split)[side])
@@ -110,11 +110,10 @@ def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
 def store_features(
     songs: DatasetDict, extractor: ASTEmotionFeatureExtractor, data: DataConfig
 ) -> tuple[DatasetDict, list[BadFile]]:
-    """`store_log_mels` with the data section's settings; one process of a machine computes, the others read."""
+    """`store_log_mels` with the data section's settings; one process per machine computes, the others read."""
+    limits = (data.min_seconds, data.max_bad_fraction)
     with PartialState().local_main_process_first():
-        songs, bad = store_log_mels(
-            songs, extractor, data.cache_dir, data.num_proc, data.min_seconds, data.max_bad_fraction
-        )
+        songs, bad = store_log_mels(songs, extractor, data.cache_dir, data.num_proc, *limits)
     for name, side in songs.items():
         if len(side) < 2:
             raise UsageError(f"{name} holds {len(side)} usable songs, but scores need at least two.")
@@ -122,50 +121,40 @@ def store_features(
 
 
 def find_checkpoint(model: ModelConfig) -> Path | None:
-    """The folder of the weights to start from, downloaded if need be; None for random weights.
+    """The folder of the weights to start from, downloaded if necessary; None for random weights.
 
-    It comes before any decoding, so that a missing network shows at once.
-
-    Raises:
-        UsageError: when there are no such weights.
+    Called before any decoding, so that a missing network shows at once. Raises `UsageError` if there are no such
+    weights.
     """
-    if not model.checkpoint:
-        return None
-    advice = (
-        "name a folder with --checkpoint FOLDER, or train a small AST from scratch with the configuration deam_small"
-    )
-    return fetch(model.checkpoint, model.checkpoint_revision, advice)
+    advice = "name a folder with --checkpoint FOLDER, or train a small AST from scratch with the configuration "
+    return fetch(model.checkpoint, model.checkpoint_revision, f"{advice}deam_small") if model.checkpoint else None
 
 
 def build_model(
     config: Config, extractor: ASTEmotionFeatureExtractor, start: Path | None = None
 ) -> ASTForEmotionRegression:
-    """The model section's AST, fitted to the front end's windows.
+    """The model section's AST, for windows of the front end's size.
 
     Args:
-        start: the folder of its pretrained weights; None: what `find_checkpoint` finds.
+        start: the folder of its pretrained weights; None: that of `find_checkpoint`.
     """
-    settings = {
-        "max_length": extractor.max_length,
-        "num_mel_bins": extractor.num_mel_bins,
-        "head_dropout": config.model.head_dropout,
-        "loss": config.model.loss,
-        "attn_implementation": config.model.attn_implementation,
-    }
+    settings: dict[str, Any] = {"max_length": extractor.max_length, "num_mel_bins": extractor.num_mel_bins}
+    settings |= {name: getattr(config.model, name) for name in ("head_dropout", "loss", "attn_implementation")}
     try:
         if start := start or find_checkpoint(config.model):
             return ASTForEmotionRegression.from_ast(str(start), **settings)
-        return ASTForEmotionRegression(ASTEmotionConfig(**config.model.architecture(), **settings))
+        settings |= config.model.architecture()
+        return ASTForEmotionRegression(ASTEmotionConfig(**settings))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         name = config.model.checkpoint or "a model with random weights"
         raise UsageError(f"section 'model': cannot make {name}: {error}") from error
 
 
 def split_facts(config: Config) -> dict[str, Any]:
-    """How songs were dealt to train, validation and test, for `all_results.json`."""
+    """How songs were assigned to train, validation and test, for `all_results.json`."""
     data = config.data
     drawn = data.split in ("random", "full_songs")
-    facts = {"kind": data.split if drawn else "id lists", "group_by_artist": data.group_by_artist}
+    facts: dict[str, Any] = {"kind": data.split if drawn else "id lists", "group_by_artist": data.group_by_artist}
     if drawn:
         facts |= {"seed": config.training.seed, "validation_fraction": data.validation_fraction}
     if data.split == "random":
@@ -174,9 +163,9 @@ def split_facts(config: Config) -> dict[str, Any]:
 
 
 def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
-    """Write what the run was made of into its folder.
+    """Write the inputs of a run into its folder.
 
-    `config.yaml`; `splits/` and `songs.csv`, who is on which side, under which labels; `bad_files.csv`, if any.
+    These are `config.yaml`, `splits/`, `songs.csv` (the side and labels of every song) and, if any, `bad_files.csv`.
     """
     folder = Path(config.training.output_dir)
     config.save(folder)
@@ -189,6 +178,6 @@ def save_inputs(config: Config, songs: DatasetDict, bad: list[BadFile]) -> None:
 
 
 def write_audit(folder: str | Path, data: DataConfig) -> None:
-    """Write the audit of DEAM's folder, if the run has one, into `audit/`."""
+    """Write the audit of DEAM's folder, if the run uses one, into `audit/`."""
     if data.data_root is not None and not data.prepared and PartialState().is_main_process:
-        audit.write_audit(Path(folder, run_folder.AUDIT), audit_deam(data.data_root), data.data_root)
+        audit.write_audit(Path(folder, run_folder.AUDIT), deam_audit.audit(data.data_root), data.data_root)

@@ -1,4 +1,4 @@
-"""A collection as a configuration names it to a prepared one: log-mels and labels, without audio."""
+"""Preparation of a collection: its log-mels and labels are stored, without audio."""
 
 from functools import partial
 from typing import NamedTuple
@@ -14,36 +14,24 @@ from .inputs import build_extractor, load_treatments
 
 
 class Prepared(NamedTuple):
-    """What a preparation leaves behind.
+    """The result of a preparation; the last three are set once no files are missing."""
 
-    Args:
-        output: a folder or a URL.
-        files: how many files of log-mels the whole collection has.
-        missing: the names of those that are still to come; while there are any, nothing else is known.
-        songs: how many songs could be stored.
-        labels: the treatments of the labels.
-        megabytes: on the disk.
-    """
-
-    output: str
-    files: int
-    missing: list[str]
-    songs: int = 0
-    labels: tuple[str, ...] = ()
-    megabytes: float = 0.0
+    output: str  # a folder or a URL
+    files: int  # number of files of log-mels in the complete collection
+    missing: list[str]  # names of those that are not stored yet
+    songs: int = 0  # number of stored songs
+    labels: tuple[str, ...] = ()  # treatments of the labels
+    megabytes: float = 0.0  # on disk
 
 
 def run_preparation(config: Config, output: str | None = None, shards: int = 1, shard: int | None = None) -> Prepared:
-    """Store a collection's log-mels and labels; with several processes, each stores its share.
+    """Store a collection's log-mels and labels; with several processes, each stores its share; raises `UsageError`.
 
     Args:
-        config: its sections data and audio count.
+        config: only its sections data and audio are used.
         output: a folder, or a URL that fsspec can write to; None: the configuration's output_dir-log-mels.
-        shards: parts, for as many machines.
-        shard: store only this part, counted from 0; None: all.
-
-    Raises:
-        UsageError: for anything that the user can fix; the message says how.
+        shards: number of parts, one per machine.
+        shard: the part to store, counted from 0; None: all.
     """
     data, training = config.data, config.training
     output = output or f"{training.output_dir}-log-mels"

@@ -1,4 +1,4 @@
-"""What a folder of ours was trained on, and what follows for what may be done with it."""
+"""Provenance: the songs, labels and front end that a run used, and checks that other data may be combined with it."""
 
 from pathlib import Path
 
@@ -19,11 +19,7 @@ from ..scoring.scores import read_table
 
 
 def seen_songs(folder: str | Path) -> pd.DataFrame:
-    """The songs that a model was trained and selected on: the rows of its `songs.csv` but for the test songs.
-
-    Raises:
-        UsageError: when the model's folder does not say.
-    """
+    """The training and validation songs of a model, from `songs.csv` in its folder; raises `UsageError` without it."""
     path = Path(folder, run_folder.SONGS)
     if not path.is_file():
         raise UsageError(f"'{folder}' does not say which songs it was trained on: no {run_folder.SONGS}.")
@@ -32,21 +28,20 @@ def seen_songs(folder: str | Path) -> pd.DataFrame:
 
 
 def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: bool) -> None:
-    """Raise a `SplitError` if a run of ours, to start from, was trained or selected on songs that are held out here.
+    """Raise a `SplitError` if the run to start from was trained or selected on songs that are held out here.
 
     Args:
-        checkpoint: a run's folder, or one of its checkpoints; of anything else nothing is known.
+        checkpoint: a run's folder or one of its checkpoints; anything else has no list of songs and passes.
         songs: `validation` and `test` are held out.
-        group_by_artist: whether songs by artists that it was trained on count, too.
+        group_by_artist: whether to refuse songs by artists that it was trained on, too.
     """
-    folder = next(
-        (place for place in (Path(checkpoint), Path(checkpoint).parent) if (place / run_folder.SONGS).is_file()), None
-    )
+    places = (Path(checkpoint), Path(checkpoint).parent)
+    folder = next((place for place in places if (place / run_folder.SONGS).is_file()), None)
     if folder is None:
         return
     for name in ("validation", "test"):
         side, seen = songs[name], seen_songs(folder)
-        seen = seen[seen["split"] == "train"] if name == "validation" else seen  # selecting twice on a song is no leak
+        seen = seen[seen["split"] == "train"] if name == "validation" else seen  # selecting on a song twice is no leak
         known = {artist_key(artist) for artist in seen["artist"].dropna()} if group_by_artist else set()
         if same := sorted(set(side["song_id"]) & set(seen["song_id"])):
             raise SplitError(
@@ -63,7 +58,7 @@ def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: boo
 
 
 def refuse_another_split(folder: str | Path, songs: DatasetDict) -> None:
-    """Raise a `SplitError` unless a run goes on with the songs on each side, and the labels, that it began with."""
+    """Raise a `SplitError` if a run would resume with other songs on a side, or other labels, than it began with."""
     if not (Path(folder) / run_folder.SPLITS).is_dir():
         return
     theirs = read_split(Path(folder) / run_folder.SPLITS)
@@ -72,25 +67,21 @@ def refuse_another_split(folder: str | Path, songs: DatasetDict) -> None:
         if others := sorted(set(songs[name]["song_id"]) ^ set(theirs[name])):
             changes.append(f"{name} differs in {len(others)} songs, {first_ids(others)}")
     if not changes and (Path(folder) / run_folder.SONGS).is_file():
-        labels = {
-            key: name for side in songs.values() for key, name in zip(side["song_id"], side["labels"], strict=True)
-        }
+        labels = dict(pair for side in songs.values() for pair in zip(side["song_id"], side["labels"], strict=True))
         began = read_table(Path(folder) / run_folder.SONGS)
         if any(labels[key] != name for key, name in zip(began["song_id"], began["labels"], strict=True)):
             changes.append(f"its labels are {began['labels'][0]}")
     if changes:
         raise SplitError(
-            f"'{folder}' was begun with other songs or labels: {'; '.join(changes)}. Going on would score songs that "
-            "it was trained on: use the settings in its config.yaml, or start anew with --overwrite_output_dir."
+            f"'{folder}' was begun with other songs or labels: {'; '.join(changes)}. Resuming would score songs that "
+            "it was trained on: use the settings in its config.yaml, or start again with --overwrite_output_dir."
         )
 
 
 def same_songs(songs: Dataset, folder: str | Path) -> int:
-    """Refuse songs of another collection that a model has seen; count those whose artist it has seen.
+    """Count the songs of another collection whose artist a model has seen.
 
-    Raises:
-        SplitError: when songs of it were trained or selected on, under whatever name.
-        UsageError: when the model's folder does not say what it was trained on.
+    Raises `SplitError` if the model was trained or selected on some of the songs, under whatever name.
     """
     seen = seen_songs(folder)
     columns = ["song_id", "source", "valence", "arousal", "other_valence", "other_arousal"]
@@ -100,14 +91,9 @@ def same_songs(songs: Dataset, folder: str | Path) -> int:
 
 
 def check_front_end(ours: FrontEnd, theirs: FrontEnd, name: str) -> None:
-    """Raise a `UsageError` that lists the settings in which this configuration's front end differs from `name`'s."""
-    settings = (*FRONT_END_SETTINGS, "max_length")
-    differences = [
-        f"{setting} is {getattr(ours, setting)} here and {getattr(theirs, setting)} there"
-        for setting in settings
-        if getattr(ours, setting) != getattr(theirs, setting)
-    ]
-    if differences:
+    """Raise a `UsageError` that lists the settings in which our front end differs from that of the run `name`."""
+    pairs = [(key, getattr(ours, key), getattr(theirs, key)) for key in (*FRONT_END_SETTINGS, "max_length")]
+    if differences := [f"{key} is {here} here and {there} there" for key, here, there in pairs if here != there]:
         raise UsageError(
             f"section 'audio' differs from that of '{name}': {'; '.join(differences)}. Their windows do not mix: use "
             f"the settings in {Path(name) / run_folder.CONFIG}."
@@ -115,10 +101,9 @@ def check_front_end(ours: FrontEnd, theirs: FrontEnd, name: str) -> None:
 
 
 def check_labels(config: Config, folder: str | Path) -> Config:
-    """The configuration of that folder's run; raise a `UsageError` unless it treats labels as `config` does."""
+    """The configuration of a folder's run; raises `UsageError` if its labels are not treated as in `config`."""
     theirs = parse_config([str(Path(folder) / run_folder.CONFIG), "--precision", "fp32"])
     if theirs.data.labels != config.data.labels:
-        raise UsageError(
-            f"labels are {config.data.labels} here, but {theirs.data.labels} in '{folder}': use the same."
-        )
+        here, there = config.data.labels, theirs.data.labels
+        raise UsageError(f"labels are {here} here, but {there} in '{folder}': use the same.")
     return theirs

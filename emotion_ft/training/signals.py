@@ -1,4 +1,4 @@
-"""SIGTERM: a command ends as on Ctrl-C; a training loop first finishes its step and saves a checkpoint."""
+"""SIGTERM handling: a command ends as on Ctrl-C; a training loop first finishes its step and saves a checkpoint."""
 
 import signal
 from collections.abc import Iterator
@@ -9,15 +9,13 @@ from ..faults import WorkerKilled
 
 EXIT_CODE = 128 + signal.SIGTERM  # as shells report it
 
-_heeded = _came = _deferred = False
+_active = _received = _deferred = False
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come; like Ctrl-C, nothing that expects errors swallows it.
+    """SIGTERM was received; a KeyboardInterrupt, so that `except Exception` does not swallow it.
 
-    Args:
-        step: the last one that was finished.
-        checkpoint: where it was saved.
+    Has the last finished `step`, and the `checkpoint` that it was saved to.
     """
 
     def __init__(self, step: int | None = None, checkpoint: str | Path | None = None):
@@ -26,49 +24,45 @@ class Terminated(KeyboardInterrupt):
 
 
 def _handle(number: int, frame: object) -> None:
-    global _came
-    _came = True
+    global _received
+    _received = True
     if not _deferred:
         raise Terminated
 
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """SIGTERM raises `Terminated`, but where it is `deferred`. For the main thread."""
-    global _heeded, _came
+    """Within it, SIGTERM raises `Terminated`, unless it is `deferred`; for the main thread only."""
+    global _active, _received
     before = signal.signal(signal.SIGTERM, _handle)
-    _heeded, _came = True, False
+    _active, _received = True, False
     try:
         yield
     finally:
-        _heeded = False
+        _active = False
         signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Around a loop of steps that are to be finished, and that asks `stopping` after each.
-
-    Raises:
-        Terminated: after the loop, when SIGTERM came too late for it.
-    """
+    """Wrap a loop that finishes each step and then calls `stopping`; `Terminated` follows it on a later SIGTERM."""
     global _deferred
     _deferred = True
     try:
         yield
     except WorkerKilled as error:
-        if _came:  # a signal to the whole group ends workers first
+        if _received:  # a signal to the whole process group ends workers first
             raise Terminated from error
         raise
     finally:
         _deferred = False
-    if _came and _heeded:
+    if _received and _active:
         raise Terminated
 
 
 def stopping() -> bool:
-    """Whether SIGTERM has come to any process of the run. All of them have to ask, and all get the same answer."""
-    if not _heeded:
+    """Whether any process of the run received SIGTERM; all processes have to call it, and get the same answer."""
+    if not _active:
         return False
     import torch
     from accelerate import PartialState
@@ -76,5 +70,5 @@ def stopping() -> bool:
 
     state = PartialState()
     if state.num_processes == 1:
-        return _came
-    return bool(reduce(torch.tensor(float(_came), device=state.device), "sum"))
+        return _received
+    return bool(reduce(torch.tensor(float(_received), device=state.device), "sum"))

@@ -1,4 +1,4 @@
-"""A GAN's windows among the training songs: the only door through which they come in."""
+"""Mixing of synthetic windows from a GAN into the training songs; no other code adds any."""
 
 import logging
 from pathlib import Path
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Confirmation:
-    """How far off the emotion is that a model hears in windows, in units of `within` on the 1-9 scale."""
+    """The error of a model's prediction for synthetic windows, in units of `within` on the 1-9 scale."""
 
     def __init__(self, model: ASTForEmotionRegression, within: float):
         self.model = model.eval()
@@ -33,25 +33,25 @@ class Confirmation:
 
     @torch.no_grad()
     def __call__(self, windows: torch.Tensor, emotion: torch.Tensor) -> torch.Tensor:
-        """(windows, frames, mels), (windows, 2) in [-1, 1] -> (windows,); at most 1 where it is confirmed."""
+        """(windows, frames, mels), (windows, 2) in [-1, 1] -> (windows,); at most 1 if the emotion is confirmed."""
         return (self.model(windows).logits - emotion).abs().amax(1) * HALFWIDTH / self.within
 
 
 def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatureExtractor) -> Dataset:
-    """The training songs with the synthetic section's share of generated windows, as the trainer takes them.
+    """The training songs with the synthetic section's share of generated windows, as input for the trainer.
 
     Raises:
-        UsageError: when there is no such GAN, or it was trained with another front end.
-        SplitError: when the GAN, or the model that confirms, was trained on a song that is held out here.
+        UsageError: if there is no such GAN, or it was trained with another front end.
+        SplitError: if the GAN, or the model that confirms, was trained on a song that is held out here.
     """
-    synthetic = config.synthetic
+    synthetic, gan = config.synthetic, config.synthetic.gan or ""
     try:
-        generator = MelGenerator.from_pretrained(synthetic.gan, dtype=torch.float32).eval()
-        theirs = ASTEmotionFeatureExtractor.from_pretrained(synthetic.gan)
+        generator = MelGenerator.from_pretrained(gan, dtype=torch.float32).eval()
+        theirs = ASTEmotionFeatureExtractor.from_pretrained(gan)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"no GAN in '{synthetic.gan}': {error}") from error
+        raise UsageError(f"no GAN in '{gan}': {error}") from error
     splits = {name: songs[name]["song_id"][:] for name in SPLIT_NAMES}
-    _check(config, splits, extractor, theirs, synthetic.gan)
+    _check(config, splits, extractor, theirs, gan)
     confirm = None
     if synthetic.confirm_with:
         model, theirs = load_model(synthetic.confirm_with)
@@ -60,23 +60,15 @@ def mix_synthetic(config: Config, songs: DatasetDict, extractor: ASTEmotionFeatu
     labels = labels_of(songs["train"])
     transform = SyntheticTransform(extractor, config.spec_augment, config.training.seed, generator, labels, confirm)
     mixed = add_synthetic(songs["train"], synthetic.synthetic_fraction)
-    logger.info(
-        "%d of %d training rows are synthetic, made by %s.", len(mixed) - len(labels), len(mixed), synthetic.gan
-    )
+    logger.info("%d of %d training rows are synthetic, made by %s.", len(mixed) - len(labels), len(mixed), gan)
     return with_transform(mixed, transform)
 
 
-def _check(
-    config: Config,
-    splits: dict[str, list[int]],
-    ours: FrontEnd,
-    theirs: FrontEnd,
-    folder: str,
-) -> None:
-    """Same front end, same labels, and nothing learnt from what is held out here."""
+def _check(config: Config, splits: dict[str, list[int]], ours: FrontEnd, theirs: FrontEnd, folder: str) -> None:
+    """Check that a run has the same front end and labels, and was not trained on songs that are held out here."""
     check_front_end(ours, theirs, folder)
     for name in (run_folder.SPLITS, run_folder.CONFIG, run_folder.RESULTS):
         if not (Path(folder) / name).exists():
-            raise UsageError(f"'{folder}' holds no finished run, or does not say what it learnt from: no {name}.")
+            raise UsageError(f"'{folder}' holds no finished run, or does not say what it was trained on: no {name}.")
     refuse_leak(read_split(Path(folder) / run_folder.SPLITS)["train"], splits, f"'{folder}'")
     check_labels(config, folder)

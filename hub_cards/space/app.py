@@ -1,9 +1,9 @@
-"""How a song feels: valence and arousal, over time too, from a model of emotion_ft, in the browser.
+"""A web page that shows how a song feels: valence and arousal, also over time, predicted by a model of emotion_ft.
 
     python app.py [MODEL] [--port PORT]
 
-MODEL is the folder of a fine-tuned run or a repository of the Hub; without it, the one that `space.json` beside this
-file names. The model brings its own code, emotion_ft is not needed.
+MODEL is the folder of a fine-tuned run or a repository on the Hub; the default is the one named in `space.json`, next
+to this file. The model brings its own code, so emotion_ft is not needed.
 """
 
 import argparse
@@ -26,13 +26,14 @@ from transformers import Pipeline, pipeline
 
 HERE = Path(__file__).parent
 MAX_MINUTES = 20
-MAX_HEADER = 1e9  # seconds: libsndfile puts the greatest integer where a header, as of a streamed FLAC, has no length
-MAX_SIZE = "256mb"  # 20 minutes of a CD are 212 MB
+MAX_HEADER = 1e9  # seconds: libsndfile reports the largest integer if a header, as of a streamed FLAC, has no length
+MAX_SIZE = "256mb"  # 20 minutes in CD quality are 212 MB
 MAX_WINDOWS = 120  # of a curve: on a CPU, AST-base takes about a second for each
 MIN_STEP = 0.5  # seconds, as DEAM annotates
 TAKEN = f"MP3, WAV, FLAC, Ogg Vorbis or Opus, of up to {MAX_MINUTES} minutes and {MAX_SIZE[:-2]} MB"
 ABOUT = f"""# How does this song feel?
-Negative or positive is its **valence**, calm or energetic its **arousal**. `{{model}}` hears both in {TAKEN}."""
+Its **valence** is how negative or positive it sounds, its **arousal** how calm or energetic. `{{model}}` predicts both
+for {TAKEN}."""
 ENDS = {"valence": "negative to positive", "arousal": "calm to energetic"}
 COLORS = {"valence": "#ff7f0e", "arousal": "#17becf"}
 QUADRANTS = {(3, 8.6): "tense, angry", (7, 8.6): "excited, joyful", (3, 1.4): "sad, gloomy", (7, 1.4): "calm, tender"}
@@ -59,11 +60,11 @@ CSS = """
 matplotlib.rcParams.update({"font.size": 9.5, "axes.edgecolor": "0.6", "axes.linewidth": 0.8})
 
 
-def listen(emotion: Pipeline, path: str, progress: gr.Progress) -> tuple[dict, np.ndarray]:
-    """The pipeline's result for a file, with its curve, and its log-mel (frames, mels).
+def predict_song(emotion: Pipeline, path: str, progress: gr.Progress) -> tuple[dict, np.ndarray]:
+    """The pipeline's result for a file, with curves, and the file's log-mel (frames, mels).
 
     Raises:
-        ValueError: for a file that cannot be used; the message says why, and what can be.
+        ValueError: if the file cannot be used; the message says why, and which files can be.
     """
     try:
         seconds = soundfile.info(path).duration
@@ -82,12 +83,12 @@ def listen(emotion: Pipeline, path: str, progress: gr.Progress) -> tuple[dict, n
     except ValueError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{Path(path).name}: {reason} Songs are taken as {TAKEN}.") from error
-    outputs = [emotion.forward(window) for window in progress.tqdm(windows, desc="listening", unit="windows")]
+    outputs = [emotion.forward(window) for window in progress.tqdm(windows, desc="predicting", unit="windows")]
     return emotion.postprocess(outputs), log_mel
 
 
 def plane(result: dict) -> Figure:
-    """The song on the valence-arousal plane: its windows as dots, its interval as a cross."""
+    """The song on the valence-arousal plane, with its windows as dots and its intervals as a cross."""
     figure = Figure((4.2, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.axhline(5, color="0.7", linewidth=0.8)
@@ -105,7 +106,7 @@ def plane(result: dict) -> Figure:
     return figure
 
 
-def course(curve: dict, log_mel: np.ndarray, seconds: float) -> Figure:
+def over_time(curve: dict, log_mel: np.ndarray, seconds: float) -> Figure:
     """Valence and arousal over time, on 1-9, above the log-mel."""
     figure = Figure((5.2, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -123,7 +124,7 @@ def course(curve: dict, log_mel: np.ndarray, seconds: float) -> Figure:
 
 
 def picture(figure: Figure, alt: str) -> str:
-    """A figure as HTML, with a text for those who cannot see it."""
+    """A figure as HTML, with a text alternative."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", dpi=160)
     source = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -131,7 +132,7 @@ def picture(figure: Figure, alt: str) -> str:
 
 
 def show(name: str, result: dict, log_mel: np.ndarray, emotion: Pipeline) -> str:
-    """A result as HTML: the numbers, the plane, the course."""
+    """A result as HTML: the numbers, the plane, and the curves over time."""
     numbers = ""
     for dimension, ends in ENDS.items():
         numbers += f'<div style="--mark: {COLORS[dimension]}"><dt>{dimension}, {ends}</dt>'
@@ -145,23 +146,23 @@ def show(name: str, result: dict, log_mel: np.ndarray, emotion: Pipeline) -> str
     ranges = [f"{dimension} from {min(curve[dimension]):.1f} to {max(curve[dimension]):.1f}" for dimension in ENDS]
     over = f"Over {seconds:.0f} s: {' and '.join(ranges)}; below, the log-mel spectrogram."
     note = (
-        f"{escape(name)}. Both scales run from 1 to 9. The song is the mean over {extractor.num_windows} windows, "
-        "spread evenly; a dot is a window of its course."
+        f"{escape(name)}. Both scales run from 1 to 9. The song's values are means over {extractor.num_windows} "
+        "windows, spread evenly; each dot is a window of the curve."
     )
     if level:
-        note += f" The intervals hold the rating of {100 * level:.0f} % of songs like those the model was made with."
+        note += f" The intervals contain the rating of {100 * level:.0f} % of songs like those it was calibrated on."
     return (
         f'<div class="song"><div><dl>{numbers}</dl>{picture(plane(result), at)}</div>'
-        f"<div>{picture(course(curve, log_mel, seconds), over)}</div><p>{note}</p></div>"
+        f"<div>{picture(over_time(curve, log_mel, seconds), over)}</div><p>{note}</p></div>"
     )
 
 
 def build(emotion: Pipeline, model: str, labels: dict | None) -> gr.Blocks:
-    """The page, and the endpoint `/predict` beside it.
+    """The page, and its endpoint `/predict`.
 
     Args:
-        model: its name, for the reader.
-        labels: valence and arousal that `example.mp3` was rendered from; None where there is none.
+        model: the name to show.
+        labels: valence and arousal that `example.mp3` was rendered from; None if there is no example.
     """
 
     def predict(song: str | None, progress=gr.Progress()) -> dict:  # noqa: B008
@@ -169,7 +170,7 @@ def build(emotion: Pipeline, model: str, labels: dict | None) -> gr.Blocks:
         if song is None:
             raise gr.Error("No song: one audio file is needed.", print_exception=False)
         try:
-            return listen(emotion, song, progress)[0]
+            return predict_song(emotion, song, progress)[0]
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -177,7 +178,7 @@ def build(emotion: Pipeline, model: str, labels: dict | None) -> gr.Blocks:
         if song is None:
             return ""
         try:
-            result, log_mel = listen(emotion, song, progress)
+            result, log_mel = predict_song(emotion, song, progress)
         except ValueError as error:
             return f'<p class="refused" role="alert">{escape(str(error))}</p>'
         return show(Path(song).name, result, log_mel, emotion)
@@ -199,7 +200,7 @@ def build(emotion: Pipeline, model: str, labels: dict | None) -> gr.Blocks:
 
 
 def load(model: str, revision: str | None) -> Pipeline:
-    """The pipeline of a folder or a repository of the Hub; ends the program with a sentence where there is none."""
+    """The pipeline of a folder or a repository on the Hub; exits with one sentence if there is none."""
     try:
         if not Path(model).is_dir():
             validate_repo_id(model)

@@ -129,7 +129,7 @@ def test_a_bad_file_says_why(tmp_path, name):
     with pytest.raises(AudioError, match=reason) as raised:
         list(read_pieces(tmp_path / name, min_seconds=1.0))
     message = str(raised.value)
-    assert message.endswith(".") and str(tmp_path) not in message
+    assert not message.endswith(".") and str(tmp_path) not in message
     if (tmp_path / name).is_file():
         assert "does not exist" not in message
 

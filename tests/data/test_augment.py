@@ -50,7 +50,7 @@ class TestRandomness:
         other, _ = epochs(songs, training(tiny_extractor, NO_MASKS, seed=43))
         for changed in (second, other):
             same = [torch.equal(*pair) for pair in zip(first, changed, strict=True)]
-            assert sum(same) <= 2  # 50-100 places: hardly ever the same one
+            assert sum(same) <= 2  # 50-100 possible starts: rarely the same one
 
     def test_songs_differ(self, tiny_extractor):
         songs = [noise_song(2000, song_id=song_id)[0] for song_id in range(8)]
@@ -67,7 +67,7 @@ class TestRandomness:
             assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
         assert torch.equal(*seen)
 
-    def test_order_and_company_do_not_matter(self, stored_songs, tiny_extractor):
+    def test_order_and_batch_do_not_matter(self, stored_songs, tiny_extractor):
         view = with_transform(stored_songs["train"], training(tiny_extractor))
         together = view[[7, 2, 11]]["input_values"]
         for crop, index in zip(together, [7, 2, 11], strict=True):
@@ -86,7 +86,7 @@ class TestRandomness:
         assert len(resumed) == len(through) - 2
         assert all(map(torch.equal, resumed, through[2:]))
 
-    def test_every_start_is_as_likely(self, tiny_extractor):
+    def test_all_starts_are_equally_likely(self, tiny_extractor):
         rows, log_mel = noise_song(tiny_extractor.max_length + 3)
         windows = [tiny_extractor.window(log_mel, start).tobytes() for start in range(4)]
         transform, counts = training(tiny_extractor, NO_MASKS), np.zeros(4)
@@ -107,7 +107,7 @@ class TestSpecAugment:
         return (int(zeros[0]) if len(zeros) else -1, len(zeros))
 
     @pytest.mark.parametrize(("axis", "bound"), [("time", 30), ("frequency", 15)])
-    def test_a_mask_follows_the_law_of_torchaudio(self, axis, bound):
+    def test_masks_have_the_distribution_of_torchaudios(self, axis, bound):
         if axis == "time":
             config, reference = SpecAugmentConfig(1, bound, 0, 0), torchaudio.transforms.TimeMasking(bound)
         else:
@@ -127,7 +127,7 @@ class TestSpecAugment:
             assert ks_2samp(mine, reference).pvalue > 0.01
             assert mine.mean() == pytest.approx(reference.mean(), abs=4 * reference.std() * (2 / self.DRAWS) ** 0.5)
 
-    def test_as_many_masks_as_asked_for(self):
+    def test_as_many_masks_as_configured(self):
         config = SpecAugmentConfig(time_masks=2, time_mask_frames=6, frequency_masks=3, frequency_mask_bins=4)
         most = np.zeros(2, int)
         for seed in range(300):

@@ -22,7 +22,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def root(songs_root, tmp_path):
-    """The songs, to be damaged."""
+    """A copy of the songs, to be damaged."""
     return shutil.copytree(songs_root, tmp_path / "songs")
 
 
@@ -64,7 +64,7 @@ def test_splits_keep_rows_order_columns_and_description(songs_root, tiny_extract
         assert split.remove_columns(["log_mel", "frames"])[:] == songs[name][:]
 
 
-def test_log_mels_stay_on_the_disk(songs_root, tiny_extractor, cache):
+def test_log_mels_stay_on_disk(songs_root, tiny_extractor, cache):
     songs = load_deam(songs_root)
     before = pyarrow.total_allocated_bytes()
     stored, _ = store_log_mels(songs, tiny_extractor, cache)
@@ -140,7 +140,7 @@ class TestCache:
         second = by_id(store_log_mels(load_deam(root), tiny_extractor, cache)[0])
         assert [i for i in first if first[i]["log_mel"] != second[i]["log_mel"]] == [1010]
 
-    def test_a_killed_run_goes_on_where_it_was(self, songs_root, tiny_extractor, cache, monkeypatch):
+    def test_a_killed_run_resumes_where_it_was(self, songs_root, tiny_extractor, cache, monkeypatch):
         original = features.LogMel.__call__
 
         def killed_at_the_tenth_song(self, row):
@@ -156,7 +156,7 @@ class TestCache:
         run.join(timeout=60)
         assert run.exitcode == -signal.SIGKILL
         finished = {name: time for name, time in times(cache).items() if name.startswith("log_mel-")}
-        assert len(finished) == 2  # songs 1010-1011 and 1012-1015; 1016-1019 was under way
+        assert len(finished) == 2  # songs 1010-1011 and 1012-1015; 1016-1019 was in progress
 
         computed = []
 
@@ -213,14 +213,14 @@ class TestBadFiles:
         for part in ("3 of 24", "max_bad_fraction=0.12", *self.REASONS.values(), *(f"{i}.wav" for i in self.REASONS)):
             assert part in str(raised.value)
 
-    def test_a_mended_file_is_used(self, damaged, tiny_extractor, cache, write_wav):
+    def test_a_repaired_file_is_used(self, damaged, tiny_extractor, cache, write_wav):
         store_log_mels(load_deam(damaged), tiny_extractor, cache, max_bad_fraction=0.5)
         write_wav(audio(damaged, 1011))
         stored, bad = store_log_mels(load_deam(damaged), tiny_extractor, cache, max_bad_fraction=0.5)
         assert [file.song_id for file in bad] == [1017, 1024]
         assert by_id(stored)[1011]["frames"] == 151
 
-    def test_a_link_to_nowhere_is_a_bad_file(self, root, tiny_extractor, cache):
+    def test_a_broken_link_is_a_bad_file(self, root, tiny_extractor, cache):
         path = audio(root, 1020)
         path.unlink()
         path.symlink_to("elsewhere.wav")

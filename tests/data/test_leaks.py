@@ -34,7 +34,7 @@ class TestCrossing:
             refuse_crossing(SPLITS, {4: "A", 6: "A"})
 
 
-class TestLastLook:
+class TestLastCheck:
     def sides(self, **changes):
         columns = {"artist": ["A", "B", "C", "D", "E", "F"], "synthetic": [False] * 6} | changes
         whole = songs([1, 2, 3, 4, 5, 6], **columns)
@@ -44,14 +44,14 @@ class TestLastLook:
         refuse_leaks(self.sides(), group_by_artist=True)
 
     @pytest.mark.parametrize("row", [3, 5])
-    def test_a_fake_in_evaluation(self, row):
+    def test_a_synthetic_song_in_evaluation(self, row):
         with pytest.raises(SplitError, match=r"1 of [12] (validation|test) songs are synthetic"):
             refuse_leaks(self.sides(synthetic=[i == row for i in range(6)]), group_by_artist=True)
 
-    def test_a_fake_in_training(self):
+    def test_a_synthetic_song_in_training(self):
         refuse_leaks(self.sides(synthetic=[True] + [False] * 5), group_by_artist=True)
 
-    def test_an_artist_unless_told(self):
+    def test_an_artist_unless_not_grouped(self):
         sides = self.sides(artist=["A", "B", "C", "D", "A", None])
         with pytest.raises(SplitError, match="share an artist"):
             refuse_leaks(sides, group_by_artist=True)
@@ -59,7 +59,7 @@ class TestLastLook:
 
 
 class TestTrainedOn:
-    def test_only_these_training_songs(self):
+    def test_only_on_these_training_songs(self):
         refuse_leak([1, 3], SPLITS, "it")
         with pytest.raises(SplitError, match="it was trained on 1 of the 2 test songs: 6"):
             refuse_leak([1, 6], SPLITS, "it")

@@ -1,4 +1,4 @@
-"""Prepared collections: what is written is what is read, from folders and URLs, and nothing else is."""
+"""Prepared collections: what is written is what is read, from folders and from URLs."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ from emotion_ft.data.collections.deam import load_songs
 from emotion_ft.data.features import BadFile, LogMel, TooManyBadFiles, store_log_mels
 from emotion_ft.data.prepared import load_prepared, read_about, refuse_in_use
 from emotion_ft.data.shards import finish_prepared, plan_shards, store_shards
-from emotion_ft.errors import UsageError
+from emotion_ft.errors import SAME_COMMAND, UsageError
 from emotion_ft.faults import DiskError, WorkerKilled
 from emotion_ft.modeling import ASTEmotionFeatureExtractor
 
@@ -46,7 +46,7 @@ def write(output, tables, log_mel, **options):
 
 
 class Some(LogMel):
-    """As if the songs from an id on could not be decoded."""
+    """As if songs from a certain id on could not be decoded."""
 
     def __call__(self, row):
         return {"error": "no music"} if row["song_id"] >= 1030 else super().__call__(row)
@@ -67,7 +67,7 @@ class Dying(LogMel):
 
 @pytest.fixture(scope="module")
 def folder(tables, tiny_extractor, tmp_path_factory):
-    """A prepared collection in three Parquet files. Shared: copy before changing."""
+    """A prepared collection in three Parquet files. Shared: copy it before changing it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_SONGS", 10)
         return write(tmp_path_factory.mktemp("prepared"), tables, LogMel(tiny_extractor, 1.0))
@@ -100,12 +100,12 @@ class TestRoundTrip:
         assert log_mels(found["all"]) == log_mels(stored) and not bad
         assert found["all"]["frames"][:] == stored["frames"][:]
 
-    def test_a_row_group_a_song(self, folder, stored):
+    def test_one_row_group_per_song(self, folder, stored):
         files = sorted((folder / "log_mels").iterdir())
         assert [file.name for file in files] == ["00000.parquet", "00001.parquet", "00002.parquet"]
         assert [pq.ParquetFile(file).num_row_groups for file in files] == [10, 10, 4]
 
-    def test_says_what_it_holds(self, folder, stored, tiny_extractor):
+    def test_says_what_it_contains(self, folder, stored, tiny_extractor):
         about = read_about(folder)
         assert about["songs"] == len(stored) == 24 and about["left_out"] == 0
         assert about["seconds"] == pytest.approx(sum(stored["frames"]) / 50, abs=1)
@@ -122,7 +122,7 @@ class TestRoundTrip:
         rows = load_dataset("parquet", data_files=data_files, split="train", streaming=True)
         assert {row["song_id"]: row["log_mel"] for row in rows} == log_mels(stored)
 
-    def test_written_again_it_is_the_same_to_the_byte_and_has_no_old_files(self, copied, tables, tiny_extractor):
+    def test_written_again_it_has_the_same_bytes_and_no_old_files(self, copied, tables, tiny_extractor):
         def written():
             write(copied, tables, LogMel(tiny_extractor, 1.0))
             return {path.relative_to(copied).as_posix(): path.read_bytes() for path in copied.rglob("*.*")}
@@ -175,7 +175,7 @@ class TestReading:
         [
             ("nowhere/atall", "cannot read a prepared collection from 'nowhere/atall'"),
             ("not a name", "cannot read a prepared collection from 'not a name'"),
-            ("a/b/c", "must be a folder of recipes/prepare.py, a data set on the Hub"),
+            ("a/b/c", "must be a folder written by recipes/prepare.py, a dataset on the Hub"),
             ("memory://nowhere", "cannot read a prepared collection from 'memory://nowhere'"),
             ("unheard://of", "cannot read a prepared collection from 'unheard://of'"),
         ],
@@ -187,7 +187,7 @@ class TestReading:
 
     @pytest.mark.parametrize("name", ["collection.json", "labels/repaired.parquet", "log_mels/00001.parquet"])
     @pytest.mark.parametrize("content", [None, b"", b"half of it"])
-    def test_what_is_not_whole(self, copied, tiny_extractor, tmp_path, name, content):
+    def test_what_is_incomplete(self, copied, tiny_extractor, tmp_path, name, content):
         (copied / name).unlink()
         if content is not None:
             (copied / name).write_bytes(content)
@@ -195,7 +195,7 @@ class TestReading:
             store(copied, tiny_extractor, tmp_path)
 
     def test_labels_that_it_does_not_have(self, folder):
-        with pytest.raises(UsageError, match="holds no labels 'dynamic', but repaired, distributed"):
+        with pytest.raises(UsageError, match="has no labels 'dynamic', only repaired, distributed"):
             load_prepared(str(folder), "dynamic")
 
     @pytest.mark.parametrize("file", ["../secret/2.mp3", "/etc/passwd", "log_mels/../../x.parquet/2.mp3", "2.mp3"])
@@ -204,7 +204,7 @@ class TestReading:
         table = pq.read_table(path)
         files = [file, *table["file"].to_pylist()[1:]]
         pq.write_table(table.set_column(table.schema.get_field_index("file"), "file", pa.array(files)), path)
-        with pytest.raises(UsageError, match="a log-mel cannot lie at"):
+        with pytest.raises(UsageError, match="a log-mel cannot be at"):
             load_prepared(str(copied), "repaired")
 
 
@@ -229,7 +229,7 @@ class TestWhereItIsWritten:
         with pytest.raises(UsageError, match="cannot write to 'unheard://of', which must be a folder or a URL"):
             refuse_in_use("unheard://of")
 
-    def test_one_that_is_not_finished_is_none(self, copied, tables, tiny_extractor, monkeypatch):
+    def test_an_unfinished_one_is_not_read(self, copied, tables, tiny_extractor, monkeypatch):
         def killed(folder, system, root, name):
             raise KeyboardInterrupt
 
@@ -241,7 +241,7 @@ class TestWhereItIsWritten:
 
 
 class Counting(LogMel):
-    """Notes in a file which songs it decodes; stops at one of them."""
+    """Records in a file which songs it decodes; stops at one of them."""
 
     def __init__(self, extractor, seen, stop_at=None):
         super().__init__(extractor, 1.0)
@@ -270,7 +270,7 @@ class TestSideBySide:
         monkeypatch.setattr(shards, "SHARD_SONGS", 10)
 
     @pytest.mark.parametrize("place", ["folder", "url"])
-    def test_parts_make_the_same_to_the_byte_and_the_last_one_finishes(
+    def test_parts_make_the_same_bytes_and_the_last_one_finishes(
         self, folder, tables, tiny_extractor, tmp_path, place
     ):
         output = tmp_path / "parts" if place == "folder" else "memory://parts/songs"
@@ -286,16 +286,14 @@ class TestSideBySide:
                     load_prepared(str(output), "repaired")
         assert missing == [] and content(output) == content(folder)
 
-    def test_written_to_a_url_it_is_read_from_there_streamed(self, tables, stored, tiny_extractor, tmp_path):
+    def test_written_to_a_url_it_is_streamed_from_there(self, tables, stored, tiny_extractor, tmp_path):
         write("memory://written/songs", tables, LogMel(tiny_extractor, 1.0))
         assert log_mels(store("memory://written/songs", tiny_extractor, tmp_path)[0]["all"]) == log_mels(stored)
         data_files = "memory://written/songs/log_mels/*.parquet"
         rows = load_dataset("parquet", data_files=data_files, split="train", streaming=True)
         assert {row["song_id"]: row["log_mel"] for row in rows} == log_mels(stored)
 
-    def test_a_killed_run_goes_on_with_the_first_shard_that_is_not_whole(
-        self, folder, tables, tiny_extractor, tmp_path
-    ):
+    def test_a_killed_run_resumes_with_the_first_incomplete_shard(self, folder, tables, tiny_extractor, tmp_path):
         output, planned = tmp_path / "killed", plan_shards(tables)
         with pytest.raises(KeyboardInterrupt):
             store_shards(output, planned, Counting(tiny_extractor, tmp_path / "first", stop_at=1025))
@@ -314,20 +312,20 @@ class TestSideBySide:
 
     def test_a_killed_worker_is_one_sentence_and_leaves_whole_shards(self, tables, tiny_extractor, tmp_path):
         planned = plan_shards(tables)
-        with pytest.raises(WorkerKilled, match=r"lower num_proc \(1\); the same command goes on"):
+        with pytest.raises(WorkerKilled, match=rf"lower num_proc \(1\); {SAME_COMMAND}"):
             store_shards(tmp_path, planned, Dying(tiny_extractor, 1.0))
         assert sorted(content(tmp_path)) == ["log_mels/00000.parquet"]
 
-    def test_a_disk_that_takes_no_more_is_one_sentence(self, tables, tiny_extractor, tmp_path, monkeypatch):
+    def test_a_full_disk_is_one_sentence(self, tables, tiny_extractor, tmp_path, monkeypatch):
         def full(*arguments):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         monkeypatch.setattr(os, "replace", full)
-        with pytest.raises(DiskError, match=r"No space left on device.* or name another --output"):
+        with pytest.raises(DiskError, match=r"No space left on device.* or choose another --output"):
             store_shards(tmp_path, plan_shards(tables), LogMel(tiny_extractor, 1.0))
         assert not content(tmp_path)
 
-    def test_a_half_shard_is_not_finished(self, copied, tables, tiny_extractor):
+    def test_half_a_shard_is_not_finished(self, copied, tables, tiny_extractor):
         planned, log_mel = plan_shards(tables), LogMel(tiny_extractor, 1.0)
         shard = copied / "log_mels" / "00001.parquet"
         shard.write_bytes(shard.read_bytes()[:-100])

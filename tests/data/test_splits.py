@@ -17,11 +17,11 @@ from emotion_ft.data.splits import (
 )
 
 DEAM = Path(__file__).resolve().parents[3] / "shared" / "deam"
-real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
+real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not available")
 
 SONGS = range(2, 302)
 ARTISTS = {song_id: f"{'The ' if song_id % 2 else 'the  '}Artist {song_id % 40}" for song_id in range(2, 202)}
-"""40 artists of five songs each, in two ways of writing; the last hundred songs' artists are unknown."""
+"""40 artists with five songs each, in two spellings; the artists of the last hundred songs are unknown."""
 
 
 def assert_sound(splits, song_ids, groups=None):
@@ -178,7 +178,7 @@ class TestKFolds:
             assert_sound(splits, SONGS, ARTISTS)
             assert shared_artists(splits, ARTISTS) == []
 
-    def test_folds_are_of_a_size_and_validation_is_the_asked_share(self):
+    def test_folds_have_equal_sizes_and_validation_the_requested_share(self):
         for splits in k_folds(range(1000), None, 5, validation_fraction=0.1):
             assert [len(splits[name]) for name in SPLIT_NAMES] == [700, 100, 200]
 

@@ -31,7 +31,7 @@ REAL = 16
 
 
 class Flat:
-    """A generator whose windows hold the first number of the latent, but the emotion in their last two bands."""
+    """A generator whose windows contain the first number of the latent, and the emotion in their last two bands."""
 
     config = SimpleNamespace(latent_size=3)
 
@@ -41,7 +41,7 @@ class Flat:
 
 
 class Oracle:
-    """Hears a window's valence in the mean of its fourth band; remembers how many windows it was asked about."""
+    """Predicts a window's valence as the mean of its fourth band; remembers how many windows it was given."""
 
     def __init__(self, within):
         self.within, self.asked = within, []
@@ -81,7 +81,7 @@ def mixed(stored_songs):
 
 @pytest.fixture(scope="module")
 def one_in(stored_songs):
-    """4 real rows and a synthetic one."""
+    """4 real rows and one synthetic row."""
     return add_synthetic(stored_songs["validation"], 0.2)
 
 
@@ -91,7 +91,7 @@ def stacked(batch):
 
 class TestRows:
     @pytest.mark.parametrize(("fraction", "made"), [(0, 0), (0.3, 7), (0.5, 16)])
-    def test_synthetic_rows_are_the_asked_share_of_all(self, stored_songs, fraction, made):
+    def test_synthetic_rows_are_the_requested_share_of_all(self, stored_songs, fraction, made):
         songs = stored_songs["train"]
         joined = add_synthetic(songs, fraction)
         assert joined["synthetic"][:] == [False] * REAL + [True] * made
@@ -108,7 +108,7 @@ class TestRows:
         assert np.isnan(labels_of(mixed)[REAL:]).all()
 
     @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, float("nan")])
-    def test_a_share_that_cannot_be_made_raises(self, stored_songs, fraction):
+    def test_an_impossible_share_raises(self, stored_songs, fraction):
         with pytest.raises(SyntheticDataError, match=r"must lie in \[0, 1\), got"):
             add_synthetic(stored_songs["train"], fraction)
 
@@ -136,7 +136,7 @@ class TestWindows:
                 assert torch.equal(rows["input_values"][place], expected["input_values"])
                 assert torch.equal(rows["labels"][place], expected["labels"])
 
-    def test_synthetic_rows_stand_where_they_were_asked_for(self, mixed, synthetic):
+    def test_synthetic_rows_come_in_the_order_asked_for(self, mixed, synthetic):
         transform = synthetic(MASKS)
         rows = with_transform(mixed, transform)[[5, 18, 2, 16]]
         for place, number in ((1, 3), (3, 1)):
@@ -145,7 +145,7 @@ class TestWindows:
             assert torch.equal(rows["labels"][place], emotion[0])
             assert window.dtype == emotion.dtype == torch.float32 and window[0].shape == (101, 128)
 
-    def test_the_generator_makes_them_of_the_labels_beside_them(self, synthetic, generator):
+    def test_the_generator_makes_them_from_their_labels(self, synthetic, generator):
         windows, emotion = stacked(synthetic().make([4, 9]))
         for window, asked, number in zip(windows, emotion, [4, 9], strict=True):
             rng = window_rng(42, 0, number, KEY)
@@ -170,7 +170,7 @@ class TestWindows:
         assert window_rng(42, 0, 5, KEY).random() != window_rng(42, 0, 5).random()
 
     @pytest.mark.parametrize("confirm", [None, Oracle(0.1)], ids=["unconfirmed", "confirmed"])
-    def test_company_does_not_matter(self, synthetic, confirm):
+    def test_other_windows_in_the_batch_do_not_matter(self, synthetic, confirm):
         transform = synthetic(MASKS, confirm=confirm)
         windows, emotion = stacked(transform.make([3, 8, 1, 12, 5]))
         for place, number in enumerate([3, 8, 1, 12, 5]):
@@ -243,7 +243,7 @@ class TestEmotions:
         expected = np.cov(labels.T, ddof=0)[0, 1] / sd.prod()
         assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(expected, abs=0.03)
 
-    def test_every_one_is_near_a_song_and_none_is_one(self):
+    def test_each_is_near_a_song_but_equal_to_none(self):
         labels = np.array([[-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]])
         drawn = draw_emotions(labels, np.random.default_rng(0), 3000)
         away = drawn[:, None] - labels
@@ -271,8 +271,8 @@ class TestEmotions:
 class TestConfirm:
     NUMBERS = tuple(range(1, 33))
 
-    def test_confirmed_windows_are_nearer_to_what_was_asked(self, synthetic, generator):
-        for made_by, within, share in ((Flat(), 0.2, 0.5), (generator, 0.02, 0.9)):  # random weights: alike windows
+    def test_confirmed_windows_are_nearer_to_the_request(self, synthetic, generator):
+        for made_by, within, share in ((Flat(), 0.2, 0.5), (generator, 0.02, 0.9)):  # random weights: similar windows
             plain = synthetic(generator=made_by).make(self.NUMBERS)
             chosen = synthetic(generator=made_by, confirm=Oracle(within)).make(self.NUMBERS)
             assert torch.equal(stacked(plain)[1], stacked(chosen)[1])
@@ -305,9 +305,9 @@ class TestConfirm:
         for window, asked, number in zip(windows, emotion, self.NUMBERS, strict=True):
             rng = window_rng(42, 0, number, KEY)
             rng.integers(REAL), rng.standard_normal(2)
-            heard = np.array([rng.standard_normal(3, dtype=np.float32)[0] for _ in range(TRIES)])
-            best = np.abs(heard - asked[0].item()).argmin()
-            assert (window[:, :126] == heard[best].item()).all() and (window[:, 126:] == asked).all()
+            predicted = np.array([rng.standard_normal(3, dtype=np.float32)[0] for _ in range(TRIES)])
+            best = np.abs(predicted - asked[0].item()).argmin()
+            assert (window[:, :126] == predicted[best].item()).all() and (window[:, 126:] == asked).all()
             firsts += best == 0
         assert firsts < len(self.NUMBERS) / 2
 
@@ -337,7 +337,7 @@ class TestRefusal:
 
         return make
 
-    def test_names_how_many_and_passes_real_songs(self, stored_songs, one_in):
+    def test_says_how_many_and_accepts_real_songs(self, stored_songs, one_in):
         assert len(one_in) == 5
         with pytest.raises(SyntheticDataError, match="1 of 5 rows are synthetic"):
             refuse_synthetic(one_in)
@@ -369,7 +369,7 @@ class TestRefusal:
             predict_songs(tiny_model, tiny_extractor, one_in)
         assert predict_songs(tiny_model, tiny_extractor, one_in.select(range(4))).shape == (4, 2)
 
-    def test_training_takes_them(self, trainer, tiny_model):
+    def test_training_uses_them(self, trainer, tiny_model):
         run = trainer()
         outcome = run.train()
         transform = run.train_dataset.format["format_kwargs"]["transform"]

@@ -6,12 +6,12 @@ from emotion_ft.data.augment import TrainingTransform
 from emotion_ft.data.targets import AgreementTarget, CurveTarget, SongTarget
 from emotion_ft.modeling import ASTEmotionFeatureExtractor
 
-# 50 frames a second, windows of 2 s.
+# 50 frames per second, windows of 2 s.
 EXTRACTOR = ASTEmotionFeatureExtractor(max_length=101, num_windows=3)
 
 
 def row(start=2.0, values=12, frames=600):
-    """A song of 12 s whose curves climb from 0 by 0.01 and fall from 0 by 0.01, from `start` seconds on."""
+    """A song of 12 s whose curves rise and fall from 0 in steps of 0.01, from `start` seconds on."""
     curve = 0.01 * np.arange(values)
     log_mel = np.random.default_rng(0).standard_normal((frames, 128)).astype(np.float16)
     return {
@@ -25,7 +25,7 @@ def row(start=2.0, values=12, frames=600):
     }
 
 
-def test_a_song_is_what_it_is_everywhere():
+def test_a_song_has_one_target_everywhere():
     target = SongTarget()
     assert target.starts(row(), 600, EXTRACTOR) == (0, 499) and target.starts(row(), 80, EXTRACTOR) == (0, 0)
     assert target(row(), 123, EXTRACTOR)["labels"].tolist() == [1, -1]
@@ -36,19 +36,19 @@ class TestCurveTarget:
         labels = CurveTarget()(row(), 150, EXTRACTOR)["labels"]  # 3 s to 5.02 s: values 2 to 6
         assert labels == pytest.approx([0.04, -0.04]) and labels.dtype == np.float32
 
-    def test_windows_lie_in_the_annotated_span(self):
+    def test_windows_are_within_the_annotated_span(self):
         # 2 s to 8 s, so that windows of 2.02 s start between 2 s and 5.98 s.
         assert CurveTarget().starts(row(), 600, EXTRACTOR) == (100, 299)
 
-    def test_and_in_the_excerpt(self):
+    def test_and_within_the_excerpt(self):
         assert CurveTarget().starts(row(), 350, EXTRACTOR) == (100, 249)
 
-    def test_a_short_span_lies_in_the_middle_of_its_window(self):
+    def test_a_short_span_is_in_the_middle_of_its_window(self):
         first, last = CurveTarget().starts(row(start=6.0, values=2), 600, EXTRACTOR)  # 6 s to 7 s
         assert first == last and (first + 50.5) / 50 == pytest.approx(6.5, abs=0.02)
         assert CurveTarget()(row(start=6.0, values=2), first, EXTRACTOR)["labels"][0] == pytest.approx(0.005)
 
-    def test_a_window_that_holds_no_value_takes_the_nearest(self):
+    def test_a_window_without_a_value_takes_the_nearest(self):
         assert CurveTarget()(row(), 500, EXTRACTOR)["labels"][0] == pytest.approx(0.11)  # after the end
         assert CurveTarget()(row(start=11.5, values=1), 300, EXTRACTOR)["labels"][0] == 0
 

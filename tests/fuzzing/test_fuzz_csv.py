@@ -1,4 +1,4 @@
-"""Damaged and absurd CSV files: songs that keep the contract, or an `AnnotationError` (a `SplitError`)."""
+"""Damaged and absurd CSV files: either valid songs, or an `AnnotationError` or `SplitError`."""
 
 import csv
 import inspect
@@ -18,7 +18,7 @@ from emotion_ft.data.collections import annotations
 from emotion_ft.data.collections.annotations import read_artists, read_dynamic, read_static
 from emotion_ft.data.collections.csv_collection import load_collection_file, load_csv
 from emotion_ft.data.collections.csv_tables import read_songs
-from emotion_ft.data.files import COLLECTION, AnnotationError
+from emotion_ft.data.files import COLLECTION, MAX_BYTES, MAX_COLUMNS, AnnotationError
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, read_split
 
 pytestmark = pytest.mark.stress
@@ -57,7 +57,7 @@ LABELS = (
 
 
 def with_cells(text, changes):
-    """A table with cells replaced, rows repeated and columns dropped, written as the csv module does or bare."""
+    """A table with cells replaced, added and dropped, and rows repeated."""
     rows = list(csv.reader(io.StringIO(text)))
     for row, column, cell, kind in changes:
         cells = rows[row % len(rows)]
@@ -88,7 +88,7 @@ def tables(*texts):
 
 def check_error(error, *names):
     lines = str(error).splitlines()
-    assert len(lines) <= 8  # a count, the first five faults, the number of the others, a hint
+    assert len(lines) <= 8  # the count, the first five faults, the number of others, a hint
     for line in lines:
         one_line(line)
     one_line(" ".join(lines), *names, longest=8000)
@@ -154,7 +154,7 @@ def test_metadata(tmp_path):
 class TestCollection:
     @pytest.fixture
     def root(self, tmp_path):
-        """A folder of audio, and beside it files that no CSV file may lead to."""
+        """A folder of audio, and next to it files that no CSV file may lead to."""
         audio = tmp_path / "audio"
         (audio / "music").mkdir(parents=True)
         for name in ("audio/1.mp3", "audio/music/2.mp3", "secret.mp3", "x", "passwd.mp3"):
@@ -219,9 +219,9 @@ class TestCollection:
         fuzz("CSV, descriptions", 500, check, changes)
 
     @pytest.mark.parametrize("scale", [(0, 5e-324), (-1e308, 1e308), (0, 10**400), (1e300, 2e300), (math.nan, 9)])
-    def test_a_scale_that_arithmetic_loses(self, root, scale):
+    def test_a_scale_beyond_the_precision_of_floats(self, root, scale):
         (root / "labels.csv").write_text("song_id,valence,arousal\n1,0,0\n")
-        with pytest.raises(AnnotationError, match=r"label_range must be two numbers, .*; at most ±1e\+09"):
+        with pytest.raises(AnnotationError, match=r"label_range must be two numbers within ±1e\+09"):
             load_csv(root / "labels.csv", root / "audio", label_range=scale)
 
     @pytest.mark.parametrize("name", ["../secret.mp3", "/etc/passwd.mp3", "..\\secret.mp3", "audio/../../secret.mp3"])
@@ -267,7 +267,7 @@ class TestBounds:
             read_songs([tmp_path / "labels.csv"], {})
 
     def test_as_many_columns_as_allowed(self, tmp_path):
-        names = ",".join(f"valenc{number:09}" for number in range(annotations.MAX_COLUMNS)).encode()
+        names = ",".join(f"valenc{number:09}" for number in range(MAX_COLUMNS)).encode()
         self.check(tmp_path, names, "missing columns song_id")
         (tmp_path / "labels.csv").write_bytes(b"song_id" + names)
         with bounds(), pytest.raises(AnnotationError, match="no column for song_id"):
@@ -286,7 +286,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("cell", [b'"', b'"\n\n",', b",\n", b"1\n", b"\0", b'""', b"\xff", b"4,1,1,1,1\n"])
     def test_a_file_as_large_as_allowed(self, tmp_path, cell):
-        data = (STATIC[EXCERPTS].encode() + cell * annotations.MAX_BYTES)[: annotations.MAX_BYTES]
+        data = (STATIC[EXCERPTS].encode() + cell * MAX_BYTES)[:MAX_BYTES]
         (tmp_path / EXCERPTS).write_bytes(data)
         with bounds(seconds=30):
             try:
@@ -294,7 +294,7 @@ class TestBounds:
             except AnnotationError as error:
                 check_error(error, EXCERPTS)
 
-    def test_what_is_no_file(self, tmp_path):
+    def test_what_is_not_a_file(self, tmp_path):
         os.mkfifo(tmp_path / EXCERPTS)
         with pytest.raises(AnnotationError, match=f"{EXCERPTS} cannot be read: not a file"):
             read_static(tmp_path)

@@ -356,7 +356,7 @@ sys.modules["emotion_ft"] = None
 sys.path.insert(0, str(Path.cwd()))
 import app, gradio
 space = json.loads(Path("space.json").read_text())
-result, log_mel = app.listen(app.load(space["model"], space["revision"]), sys.argv[1], gradio.Progress())
+result, log_mel = app.predict_song(app.load(space["model"], space["revision"]), sys.argv[1], gradio.Progress())
 print(json.dumps([result["valence"], result["arousal"], log_mel.shape]))
 """
         valence, arousal, shape = json.loads(python(code, song, cwd=tmp_path, **online).splitlines()[-1])

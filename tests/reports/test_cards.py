@@ -174,7 +174,7 @@ class TestModelCard:
         told = {"interval_level": 0.9}
         for dimension in DIMENSIONS:
             told |= {f"interval_{dimension}": 1.5, f"test_{dimension}_coverage": 0.95}
-        assert "valence ± 1.50 holds 95%" in text_of(run(**told)) and "± 1.50" not in text_of(rendered)
+        assert "valence ± 1.50 covers 95%" in text_of(run(**told)) and "± 1.50" not in text_of(rendered)
 
     def test_curve_scores(self, run):
         values = np.linspace(-0.5, 0.5, 24).reshape(3, 4, 2)
@@ -355,9 +355,26 @@ arguments = TrainingConfig(sys.argv[1], precision="fp32", hub_model_id="user/pus
 trainer = EmotionTrainer(model, arguments, processing_class=extractor)
 trainer.push_to_hub(revision=None)
 """
+REFUSED = """
+import json, sys
+from huggingface_hub import HfApi
+from emotion_ft import EmotionTrainer, TrainingConfig, load_model
+from emotion_ft.errors import UsageError
+
+api, model_type = HfApi(), json.dumps({"model_type": "mel_gan"}).encode()
+api.create_repo("user/a-gan")
+api.upload_file(path_or_fileobj=model_type, path_in_repo="config.json", repo_id="user/a-gan")
+for folder, repository in zip(sys.argv[1:], ("user/secret", "user/a-gan")):
+    model, extractor = load_model(folder)
+    arguments = TrainingConfig(folder, precision="fp32", hub_model_id=repository, eval_strategy="no",
+                               save_strategy="no", load_best_model_at_end=False)
+    try:
+        EmotionTrainer(model, arguments, processing_class=extractor).push_to_hub()
+    except UsageError as error:
+        print(error)
+"""
 
 
-@pytest.mark.slow
 class TestPushToHub:
     @pytest.fixture(scope="class")
     def hub(self, tmp_path_factory):
@@ -369,6 +386,7 @@ class TestPushToHub:
         return {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN,
                 "HF_HOME": str(tmp_path / "hf")}  # fmt: skip
 
+    @pytest.mark.slow
     def test_sends_what_belongs_there_and_the_card_of_the_run(self, run, hub, online, write_wav, tmp_path):
         folder = run(model_id="user/pushed")
         card = text_of(folder)
@@ -391,6 +409,16 @@ class TestPushToHub:
         write_wav(tmp_path / "song.mp3", format="WAV")
         heard = python(examples(files["README.md"].decode())[0], tmp_path, True, **online)
         assert re.search(r"'valence': \d\.\d+", heard)
+
+    def test_refuses_a_token_and_a_repository_of_another_kind_of_model(self, run, hub, online, tmp_path):
+        secret, plain = run(), run()
+        with (secret / "config.yaml").open("a") as config:
+            config.write(f"# hf_{'a' * 34}\n")
+        token, kind = python(REFUSED, tmp_path, False, secret, plain, **online).splitlines()
+        assert token.startswith(f"'{secret / 'config.yaml'}' holds what looks like a token of the Hub: remove it")
+        assert kind == "'user/a-gan' holds a model of type mel_gan: push one of type ast-emotion elsewhere."
+        assert set(hub.files("user/secret")) == {".gitattributes"}
+        assert set(hub.files("user/a-gan")) == {".gitattributes", "config.json"}
 
 
 class TestGanCard:

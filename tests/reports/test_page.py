@@ -308,7 +308,7 @@ class TestPage:
     def test_no_data_root_is_why_there_is_no_audit(self, folds, tmp_path):
         folder = shutil.copytree(folds[1], tmp_path / "folds")
         text = (folder / "config.yaml").read_text()
-        assert "No audit lies in" in folds[0].text
+        assert "has no audit" in folds[0].text
         (folder / "config.yaml").write_text(re.sub("data_root: .*", "data_root: null", text))
         assert "data_root is not set" in Page(write_page(folder)).text
 
@@ -334,7 +334,7 @@ class TestUnfinished:
 
     def test_a_cross_validation_with_folds_to_come(self, tmp_path):
         (tmp_path / run_folder.CROSS_VALIDATION).write_text("{}")
-        with pytest.raises(UsageError, match=r"emotion-ft cross_validate CONFIG --output .* goes on with it"):
+        with pytest.raises(UsageError, match=r"emotion-ft cross_validate CONFIG --output .* resumes it"):
             write_page(tmp_path)
 
 

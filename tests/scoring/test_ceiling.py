@@ -83,7 +83,7 @@ def test_labels_of_noise_alone():
         ({"deviations": np.array([[1, np.nan]] * 4)}, "no song has a standard deviation"),
         ({"references": np.zeros((0, 2)), "deviations": np.zeros((0, 2))}, "no song has"),
         ({"references": np.array([[1, 5], [2, 5], [3, 5], [4, 5]])}, "labels of all 4 songs are equal"),
-        ({"raters": np.array([[4], [3], [2], [1]]), "ddof": 0}, "ddof 0 need at least 2 raters a song, got 1"),
+        ({"raters": np.array([[4], [3], [2], [1]]), "ddof": 0}, "ddof 0 need at least 2 raters per song, got 1"),
     ],
 )
 def test_unusable_input_is_refused(settings, message):

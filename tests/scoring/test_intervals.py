@@ -74,10 +74,7 @@ def test_constant_groups_have_no_correlation(seed):
     groups = np.repeat([0, 1], [7, 6])
     constant = rng.uniform([[1, 1], [6, 6]], [[4, 4], [9, 9]])[groups]  # a value a group and dimension
     varied = constant + 0.1 * rng.normal(size=(13, 2))
-    for predictions, references, metrics in (
-        (varied, constant, ("r2", "r", "ccc")),
-        (constant, varied, ("r", "ccc")),
-    ):
+    for predictions, references, metrics in ((varied, constant, ("r2", "r", "ccc")), (constant, varied, ("r", "ccc"))):
         found = bootstrap_scores(predictions, references, groups, resamples=40)
         for dimension in ("valence", "arousal"):
             for metric in metrics:

@@ -68,7 +68,7 @@ class TestFolder:
             settle(config(), tmp_path, "6 folds")
         assert (tmp_path / "config.yaml").read_text() == saved
 
-    def test_starting_anew_leaves_nothing_of_the_old_folds(self, tmp_path):
+    def test_starting_again_leaves_nothing_of_the_old_folds(self, tmp_path):
         settle(config(), tmp_path, "5 folds")
         for name in ("fold-3/all_results.json", "all_results.json", "fold_scores.csv", "report.html"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ class TestFolder:
         with pytest.raises(UsageError, match="holds a run and no cross-validation: choose another --output"):
             settle(config(), tmp_path, "5 folds")
 
-    def test_a_fold_goes_on_from_its_checkpoint(self, tmp_path):
+    def test_a_fold_resumes_from_its_checkpoint(self, tmp_path):
         given = config()
         assert fold_config(given, tmp_path, 1).training.overwrite_output_dir
         (tmp_path / "fold-1" / "checkpoint-10").mkdir(parents=True)

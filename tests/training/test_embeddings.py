@@ -1,10 +1,11 @@
-"""Training the head on embeddings: the same as training it on windows, but for the time that it takes."""
+"""Training the head on embeddings: the same as training it on windows, but faster."""
 
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from commands import succeed
 from safetensors.torch import load_file
 
 from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
@@ -40,10 +41,10 @@ def validation(stored_songs, tiny_extractor):
 
 @pytest.fixture
 def copied(model):
-    """A model of one's own, and a counter of what its backbone hears."""
-    copy, heard = deepcopy(model), []
-    copy.backbone.register_forward_hook(lambda module, inputs, outputs: heard.append(len(inputs[0])))
-    return copy, heard
+    """A copy of the model, and the sizes of the batches that its backbone has seen."""
+    copy, seen = deepcopy(model), []
+    copy.backbone.register_forward_hook(lambda module, inputs, outputs: seen.append(len(inputs[0])))
+    return copy, seen
 
 
 class TestEmbed:
@@ -79,18 +80,18 @@ class TestEmbed:
         row = embed(copied[0], songs, training(), "train")[3]
         assert torch.equal(row["label_weights"], songs[3]["label_weights"])
 
-    def test_a_backbone_hears_each_window_once_in_all_runs(self, copied, train, training):
-        model, heard = copied
+    def test_a_backbone_sees_each_window_once_in_all_runs(self, copied, train, training):
+        model, seen = copied
         first = embed(model, train, training(), "train", batch_size=8)
-        assert heard == [8, 8]
+        assert seen == [8, 8]
         again = embed(deepcopy(model), train, training(), "train", batch_size=8)
-        assert heard == [8, 8] and all(torch.equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
+        assert seen == [8, 8] and all(torch.equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
 
     @pytest.mark.parametrize("change", ["weights", "seed", "masks", "precision", "crops", "songs", "half of the file"])
-    def test_what_has_changed_is_heard_anew(self, copied, train, training, stored_songs, tiny_extractor, change):
-        model, heard = copied
+    def test_what_has_changed_is_embedded_again(self, copied, train, training, stored_songs, tiny_extractor, change):
+        model, seen = copied
         embed(model, train, training(), "train")
-        heard.clear()
+        seen.clear()
         songs, settings, crops = train, training(), 1
         if change == "weights":
             model.backbone.layernorm.bias.data[0] += 1e-3
@@ -108,7 +109,7 @@ class TestEmbed:
             file = Path(settings.output_dir, "embeddings-train.safetensors")
             file.write_bytes(file.read_bytes()[:300])
         embedded = embed(model, songs, settings, "train", crops)
-        assert heard and len(embedded) == len(songs)
+        assert seen and len(embedded) == len(songs)
 
 
 class TestTraining:
@@ -152,31 +153,15 @@ class TestTraining:
             assert torch.equal(value, whole.model.state_dict()[name]), name
 
 
-@pytest.mark.slow
-def test_the_recipe(recipe, songs_root, tmp_path):
-    flags = [
-        "--data_root",
-        songs_root,
-        "--seconds",
-        "2",
-        "--num_windows",
-        "3",
-        "--checkpoint",
-        "",
-        "--hidden_size",
-        "32",
-    ]
-    flags += ["--num_hidden_layers", "2", "--num_attention_heads", "2", "--intermediate_size", "64", "--precision"]
-    flags += ["fp32", "--num_train_epochs", "4", "--time_stride", "16", "--frequency_stride", "16", "--output_dir"]
-    flags += [tmp_path, "--cache_dir", tmp_path / "cache", "--per_device_train_batch_size", "4"]
-    done = recipe(
-        "finetune", *flags, "--freeze", "always", "--gradient_accumulation_steps", "1", "--save_total_limit", "9"
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_command(songs_root, tmp_path):
+    data = ("--data_root", songs_root, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path)
+    audio = ("--seconds", 2, "--num_windows", 3)
+    model = ("--checkpoint", "", "--hidden_size", 32, "--num_hidden_layers", 2, "--num_attention_heads", 2,
+             "--intermediate_size", 64, "--time_stride", 16, "--frequency_stride", 16)  # fmt: skip
+    training = ("--freeze", "always", "--num_train_epochs", 4, "--per_device_train_batch_size", 4,
+                "--gradient_accumulation_steps", 1, "--save_total_limit", 9, "--precision", "fp32")  # fmt: skip
+    done = succeed("finetune", *data, *audio, *model, *training)
     assert "held-out songs" in done.stdout and done.stderr.count("Embedding train: 100%") >= 1
-    weights, start = (
-        load_file(tmp_path / "model.safetensors"),
-        load_file(tmp_path / "checkpoint-4" / "model.safetensors"),
-    )
-    changed = {name.split(".")[0] for name in weights if not torch.equal(weights[name], start[name])}
+    end, start = (load_file(tmp_path / place / "model.safetensors") for place in ("", "checkpoint-4"))
+    changed = {name.split(".")[0] for name in end if not torch.equal(end[name], start[name])}
     assert changed <= {"head"}

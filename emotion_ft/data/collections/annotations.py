@@ -8,7 +8,6 @@ import csv
 import io
 import logging
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,16 +17,8 @@ import numpy as np
 import pandas as pd
 
 from ...errors import brief, nearest_hint
-from ..files import (
-    COLLECTION,
-    MAX_FAULTS,
-    AnnotationError,
-    find_file,
-    first_ids,
-    read_bytes,
-    refuse_columns,
-    refuse_faults,
-)
+from .. import files
+from ..files import COLLECTION, MAX_FAULTS, AnnotationError, StrPath, find_file, refuse_faults
 from ..songs import CURVE_STEP
 
 logger = logging.getLogger(__name__)
@@ -58,7 +49,7 @@ class Curve(NamedTuple):
     arousal: np.ndarray
 
 
-def read_static(root: str | os.PathLike[str]) -> pd.DataFrame:
+def read_static(root: StrPath) -> pd.DataFrame:
     """One row per song, sorted by the index `song_id`: `valence`, `valence_std`, `arousal`, `arousal_std`.
 
     float64 on the 1-9 scale, as distributed: mean and standard deviation over the song's annotators. Ids are int64,
@@ -99,7 +90,7 @@ def read_static(root: str | os.PathLike[str]) -> pd.DataFrame:
     return static.rename_axis("song_id")
 
 
-def read_dynamic(root: str | os.PathLike[str]) -> dict[int, Curve]:
+def read_dynamic(root: StrPath) -> dict[int, Curve]:
     """The curves of each song that has them, from `valence.csv` and `arousal.csv`; {} if neither exists.
 
     The files are wide: one row per song and one column per moment (`song_id,sample_15000ms,sample_15500ms,...`), with
@@ -120,14 +111,14 @@ def read_dynamic(root: str | os.PathLike[str]) -> dict[int, Curve]:
     for axis, only in (("valence", valence.keys() - arousal), ("arousal", arousal.keys() - valence)):
         if only:
             raise AnnotationError(
-                f"{len(only)} songs are only in {paths[axis]}: {first_ids(sorted(only))}; both files need them"
+                f"{len(only)} songs are only in {paths[axis]}: {files.first_ids(sorted(only))}; both files need them"
             )
     empty = {song_id for song_id in valence if not len(valence[song_id]) or not len(arousal[song_id])}
     uneven = [song_id for song_id in valence.keys() - empty if len(valence[song_id]) != len(arousal[song_id])]
     if uneven:
         raise AnnotationError(
             f"{len(uneven)} songs have unequal numbers of values in {paths['valence']} and {paths['arousal']}: "
-            f"{first_ids(sorted(uneven))}"
+            f"{files.first_ids(sorted(uneven))}"
         )
     if empty:
         places = ", ".join(f"{song_id} (line {lines[song_id]})" for song_id in sorted(empty)[:10])
@@ -138,7 +129,7 @@ def read_dynamic(root: str | os.PathLike[str]) -> dict[int, Curve]:
     return {key: Curve(start, CURVE_STEP, valence[key], arousal[key]) for key in sorted(valence.keys() - empty)}
 
 
-def read_artists(root: str | os.PathLike[str]) -> dict[int, str]:
+def read_artists(root: StrPath) -> dict[int, str]:
     """The artist of each song for which a metadata file gives one; {} if there are no such files.
 
     The rows are ragged (unquoted commas, trailing labels), so each line is parsed on its own, and lines that do not
@@ -157,8 +148,7 @@ def read_artists(root: str | os.PathLike[str]) -> dict[int, str]:
             except (ValueError, IndexError):
                 skipped += 1
                 continue
-            artist = " ".join(cells[name].split()) if len(cells) > name else ""
-            if artist:
+            if len(cells) > name and (artist := " ".join(cells[name].split())):
                 artists[song_id] = artist
         if skipped:
             logger.warning("%s: skipped %d rows without an integer song id", path, skipped)
@@ -199,7 +189,7 @@ def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, in
 
 
 def _text(path: Path) -> str:
-    return read_bytes(path).decode("utf-8-sig", errors="replace")
+    return files.read_bytes(path).decode("utf-8-sig", errors="replace")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -208,7 +198,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         for cells in reader:
             if any(map(str.strip, cells)):
-                refuse_columns(path, reader.line_num, len(cells))
+                files.refuse_columns(path, reader.line_num, len(cells))
                 yield reader.line_num, cells
     except csv.Error as error:
         raise AnnotationError(f"{path}, line {reader.line_num}: not a CSV file: {error}") from error

@@ -10,9 +10,10 @@ import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
 
+from ..files import StrPath
 from ..songs import CURVE_STEP
 from ..splits import FULL_SONGS_FROM
-from .annotations import EXCHANGED_UP_TO, Curve, read_artists, read_dynamic, read_static
+from .annotations import EXCHANGED_UP_TO, read_artists, read_dynamic, read_static
 from .deam import find_audio
 from .exchange import ColumnCheck, check_columns, find_exchanged, paired_means
 
@@ -38,7 +39,7 @@ class Audit(NamedTuple):
     exchanged: ColumnCheck | None
 
 
-def audit(root: str | os.PathLike[str], headers: bool = True, seed: int = 0) -> Audit:
+def audit(root: StrPath, headers: bool = True, seed: int = 0) -> Audit:
     """Audit the collection under `root`; if there is no audio, its annotations alone.
 
     Args:
@@ -56,7 +57,8 @@ def audit(root: str | os.PathLike[str], headers: bool = True, seed: int = 0) -> 
     blocks = [block for block in BLOCKS if ((ids >= block[0]) & (ids <= block[1])).any()]
     checks = [check_columns(means, *_ends(ids, *block), seed) for block in blocks]
     songs = static.join(means[["curve_valence", "curve_arousal"]])
-    songs["curve_end"] = pd.Series({key: _end(curve) for key, curve in dynamic.items()}, dtype="float64")
+    ends = {key: curve.start + CURVE_STEP * (len(curve.valence) - 1) for key, curve in dynamic.items()}
+    songs["curve_end"] = pd.Series(ends, dtype="float64")
     songs["residual"] = _residuals(means, exchanged)
     songs["artist"] = pd.Series(artists, dtype="object")
     songs["audio"] = pd.Series({key: str(path.relative_to(root)) for key, path in audio.items()}, dtype="object")
@@ -78,10 +80,6 @@ def audit(root: str | os.PathLike[str], headers: bool = True, seed: int = 0) -> 
 def _ends(ids: pd.Index, first: int, last: int) -> tuple[int, int]:
     inside = ids[(ids >= first) & (ids <= last)]
     return int(inside[0]), int(inside[-1])
-
-
-def _end(curve: Curve) -> float:
-    return curve.start + CURVE_STEP * (len(curve.valence) - 1)
 
 
 def _residuals(means: pd.DataFrame, exchanged: ColumnCheck | None) -> pd.Series:

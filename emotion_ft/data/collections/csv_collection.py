@@ -16,18 +16,8 @@ from datasets import Dataset
 
 from ...config.yaml_files import read_yaml
 from ...errors import brief, nearest_hint
-from ..files import (
-    AUDIO_SUFFIXES,
-    COLLECTION,
-    AnnotationError,
-    canonical,
-    files_under,
-    find_file,
-    is_number,
-    is_rendered,
-    refuse_faults,
-    warn_left_out,
-)
+from .. import files
+from ..files import COLLECTION, AnnotationError, StrPath, canonical, is_number, refuse_faults
 from ..songs import songs_dataset
 from .csv_tables import Cell, Songs, check_names, read_songs, several
 
@@ -52,8 +42,8 @@ class Scale(NamedTuple):
 
 
 def load_csv(
-    csv: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    audio_dir: str | os.PathLike[str],
+    csv: StrPath | Sequence[StrPath],
+    audio_dir: StrPath,
     columns: Mapping[str, str | Sequence[str]] | None = None,
     label_range: tuple[float, float] = (1, 9),
     deviation_range: tuple[float, float] | None = None,
@@ -94,7 +84,7 @@ def load_csv(
     labels = _labels(songs, scale).join(_deviations(songs, deviation_scale))
     numbers = _numbers(songs, source, ids)
     audio = _find_audio(songs, audio_dir)
-    warn_left_out("annotated songs without audio", [song for song in songs if song not in audio])
+    files.warn_left_out("annotated songs without audio", [song for song in songs if song not in audio])
     kept = sorted(audio, key=numbers.__getitem__)
     artists = [" ".join(songs[song]["artist"].text.split()) if "artist" in songs[song] else "" for song in kept]
     rows: dict[str, Sequence[Any]] = {
@@ -107,13 +97,13 @@ def load_csv(
         "artist": [artist or None for artist in artists],
     }
     mapped = "" if scale == (1, 9) else f" ({scale} mapped to 1..9)"
-    rendered = is_rendered(audio_dir)
+    rendered = files.is_rendered(audio_dir)
     rows["rendered"] = [rendered] * len(kept)
     how = ", audio rendered from the labels" if rendered else ""
     return songs_dataset(rows, f"{source}{how}; labels as distributed{mapped}")
 
 
-def read_labels(csv: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> pd.DataFrame:
+def read_labels(csv: StrPath | Sequence[StrPath]) -> pd.DataFrame:
     """`valence` and `arousal` of every song in CSV files whose scale is 1-9, by the collection's ids.
 
     Raises `AnnotationError` as `load_csv` does; no audio is needed.
@@ -121,7 +111,7 @@ def read_labels(csv: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) 
     return _labels(read_songs([_absolute(path) for path in several(csv, "csv")], {}), Scale(1, 9))
 
 
-def load_collection_file(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
+def load_collection_file(path: StrPath, root: StrPath | None = None) -> Dataset:
     """The collection described by a YAML file, whose keys are the arguments of `load_csv`, and `root`.
 
     By default, `source` is the YAML file's name without its suffix. Relative paths are relative to `root`; without it,
@@ -239,8 +229,8 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
         wanted = {song: (f"/{path.as_posix()}", path.name) for song, path in given.items()}
     found: dict[str, list[Path]] = defaultdict(list)
     owners: dict[Path, str] = {}
-    for path in files_under(audio_dir):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
+    for path in files.files_under(audio_dir):
+        if path.suffix.lower() in files.AUDIO_SUFFIXES:
             for key in (f"/{path.relative_to(audio_dir).as_posix()}", path.name) if given else (path.stem,):
                 found[canonical(key)].append(path)
     for song, keys in wanted.items():
@@ -251,20 +241,20 @@ def _find_audio(songs: Songs, audio_dir: Path) -> dict[str, Path]:
             raise AnnotationError(f"songs {brief(other)} and {brief(song)} have the same audio file, {paths[0]}")
     if not owners:
         name = brief(next(iter(wanted.values()))[-1])
-        example = f"as in the column for audio, {name}" if given else f"by song id, such as {name}{AUDIO_SUFFIXES[0]}"
+        example = f"as in the column for audio, {name}" if given else f"by song id, such as {name}.mp3"
         raise AnnotationError(
             f"no audio for any of {len(songs)} annotated songs under {audio_dir}: looked for files named {example}, "
-            f"with one of the suffixes {' '.join(AUDIO_SUFFIXES)}"
+            f"with one of the suffixes {' '.join(files.AUDIO_SUFFIXES)}"
         )
     return {song: path for path, song in owners.items()}
 
 
-def _expanded(path: str | os.PathLike[str]) -> Path:
+def _expanded(path: StrPath) -> Path:
     """With the home folder for `~`; unchanged for an unknown `~name`, for which `Path.expanduser` raises."""
     return Path(os.path.expanduser(path))
 
 
-def _absolute(path: str | os.PathLike[str]) -> Path:
+def _absolute(path: StrPath) -> Path:
     """Absolute and without `..`, so that every folder in it has a name."""
     return Path(os.path.abspath(_expanded(path)))
 
@@ -272,9 +262,9 @@ def _absolute(path: str | os.PathLike[str]) -> Path:
 def _locate(base: Path, name: str) -> Path:
     """The file at `name` below `base`, or else the file of that name at any depth."""
     path = base / _expanded(name)
-    found = path if os.path.isfile(path) else find_file(base, path.name)
+    found = path if os.path.isfile(path) else files.find_file(base, path.name)
     if not found:
-        hint = nearest_hint([path.name], [file.name for file in files_under(base)])
+        hint = nearest_hint([path.name], [file.name for file in files.files_under(base)])
         raise AnnotationError(f"no {brief(path.name)} anywhere under {base}{hint}")
     return found
 

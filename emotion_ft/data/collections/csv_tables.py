@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import brief, nearest_hint
-from ..files import MAX_FAULTS, AnnotationError, canonical, read_bytes, refuse_columns, refuse_faults
+from ..files import MAX_FAULTS, AnnotationError, StrPath, canonical, read_bytes, refuse_columns, refuse_faults
 
 COLUMNS = {
     "song_id": ("song_id", "musicId", "id"),
@@ -121,10 +121,9 @@ def _no_column(path: Path, field: str, names: Mapping[str, Sequence[str]], heade
     )
 
 
-def several(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], what: str) -> list[str]:
+def several(given: StrPath | Sequence[StrPath], what: str) -> list[str]:
     """One name or several, as a list."""
-    kind = str | os.PathLike
-    names = [given] if isinstance(given, kind) else given
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, kind) for name in names):
+    names = [given] if isinstance(given, str | os.PathLike) else given
+    if not (isinstance(names, list | tuple) and names and all(isinstance(x, str | os.PathLike) for x in names)):
         raise AnnotationError(f"{what} must be one name or a list of names, got {brief(repr(given))}")
     return [os.fspath(name).strip() for name in names]

@@ -14,20 +14,12 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-from ..files import AUDIO_SUFFIXES, AnnotationError, files_under, is_rendered, warn_left_out
+from ..files import AUDIO_SUFFIXES, AnnotationError, StrPath, files_under, is_rendered, warn_left_out
 from ..scale import from_unit
 from ..songs import songs_dataset, split_songs
 from ..splits import FULL_SONGS_FROM
-from .annotations import (
-    EXCHANGED_UP_TO,
-    FULL_SONG_RATERS,
-    RATERS,
-    STATIC_FILES,
-    Curve,
-    read_artists,
-    read_dynamic,
-    read_static,
-)
+from . import annotations
+from .annotations import Curve, read_artists, read_dynamic, read_static
 from .exchange import exchange_back, exchanged_songs
 
 logger = logging.getLogger(__name__)
@@ -36,8 +28,8 @@ LABELS = ("repaired", "distributed", "dynamic")
 
 
 def load_deam(
-    root: str | os.PathLike[str],
-    split: str | os.PathLike[str] = "random",
+    root: StrPath,
+    split: StrPath = "random",
     labels: str = "repaired",
     seed: int = 42,
     validation_fraction: float = 0.15,
@@ -53,9 +45,7 @@ def load_deam(
     return split_songs(songs, split, seed, validation_fraction, test_fraction, group_by_artist)
 
 
-def load_songs(
-    root: str | os.PathLike[str], labels: str = "repaired", exchanged_ids: tuple[int, int] | None = None
-) -> Dataset:
+def load_songs(root: StrPath, labels: str = "repaired", exchanged_ids: tuple[int, int] | None = None) -> Dataset:
     """All songs under `root` that have annotations and audio, sorted by id; the columns are `songs.FEATURES`.
 
     Args:
@@ -78,15 +68,8 @@ def load_songs(
         raise ValueError(f"labels must be {', '.join(map(repr, LABELS[:-1]))} or {LABELS[-1]!r}, got {labels!r}")
     root = Path(os.path.expanduser(root)).absolute()
     static, curves, artists = read_static(root), read_dynamic(root), read_artists(root)
-    audio = find_audio(root)
-    song_ids = sorted(audio.keys() & static.index)
-    if not song_ids:
-        raise AnnotationError(
-            f"no audio for any of {len(static)} annotated songs under {root}: looked for files named by song id, as "
-            f"{static.index[0]}{AUDIO_SUFFIXES[0]}, with one of the suffixes {' '.join(AUDIO_SUFFIXES)}"
-        )
-    warn_left_out("annotated songs without audio", static.index.difference(song_ids))
-    warn_left_out("audio files without static annotations", audio.keys() - static.index)
+    audio = _annotated_audio(root, static)
+    song_ids = list(audio)
     if labels == "dynamic":
         if not curves:
             raise AnnotationError(f"labels 'dynamic' need valence.csv and arousal.csv, but {root} does not have both")
@@ -102,7 +85,7 @@ def load_songs(
         "source": [collection] * len(song_ids),
         "audio": [audio[song_id] for song_id in song_ids],
         **{str(name): values.to_numpy("float32") for name, values in used.items()},
-        "raters": [FULL_SONG_RATERS if song_id >= FULL_SONGS_FROM else RATERS for song_id in song_ids],
+        "raters": np.where(np.array(song_ids) < FULL_SONGS_FROM, annotations.RATERS, annotations.FULL_SONG_RATERS),
         "labels": [labels] * len(song_ids),
         **{f"other_{name}": other[name].to_numpy("float32") for name in ("valence", "arousal") if differs},
         "artist": [artists.get(song_id) for song_id in song_ids],
@@ -112,6 +95,20 @@ def load_songs(
         "curve_arousal": [curve and curve.arousal for curve in found],
     }
     return songs_dataset(columns, f"{collection}; labels {treatment}")
+
+
+def _annotated_audio(root: Path, static: pd.DataFrame) -> dict[int, Path]:
+    """The audio file of each annotated song that has one, by ascending id."""
+    audio = find_audio(root)
+    song_ids = sorted(audio.keys() & static.index)
+    if not song_ids:
+        raise AnnotationError(
+            f"no audio for any of {len(static)} annotated songs under {root}: looked for files named by song id, such "
+            f"as {static.index[0]}{AUDIO_SUFFIXES[0]}, with one of the suffixes {' '.join(AUDIO_SUFFIXES)}"
+        )
+    warn_left_out("annotated songs without audio", static.index.difference(song_ids))
+    warn_left_out("audio files without static annotations", audio.keys() - static.index)
+    return {song_id: audio[song_id] for song_id in song_ids}
 
 
 def _treated(
@@ -146,15 +143,17 @@ def _curve_means(curves: dict[int, Curve]) -> pd.DataFrame:
 
 def _repaired(ids: pd.Index, there: pd.Index, told: tuple[int, int] | None) -> str:
     """How labels were repaired, for the description."""
-    known = not len(ids) or ids[-1] <= EXCHANGED_UP_TO
-    where = f"{told[0]}-{told[1]}, as told" if told else f"≤ {EXCHANGED_UP_TO}" if known else f"{ids[0]}-{ids[-1]}"
+    known = not len(ids) or ids[-1] <= annotations.EXCHANGED_UP_TO
+    where = f"≤ {annotations.EXCHANGED_UP_TO}" if known else f"{ids[0]}-{ids[-1]}"
+    if told:
+        where = f"{told[0]}-{told[1]}, as told"
     return f"repaired (valence and arousal exchanged back in {len(there)} rows with ids {where})"
 
 
-def find_deam(folder: str | os.PathLike) -> Path | None:
-    """The innermost folder in `folder` that holds DEAM's annotations and its audio, or None."""
+def find_deam(folder: StrPath) -> Path | None:
+    """The innermost folder in `folder` that contains DEAM's annotations and its audio, or None."""
     root = Path(folder)
-    tables = root.rglob(STATIC_FILES[0])
+    tables = root.rglob(annotations.STATIC_FILES[0])
     folders = {place for table in tables for place in table.parents if place.is_relative_to(root)}
     innermost_first = sorted(folders, key=lambda place: (-len(place.parts), place))
     return next((place for place in innermost_first if find_audio(place)), None)

@@ -82,18 +82,13 @@ def check_columns(means: pd.DataFrame, first: int, last: int, seed: int = 0) -> 
     block = means[inside]
     count = len(block)
     if count < FEWEST or (np.ptp(block.to_numpy(), axis=0) == 0).any():
-        nan = float("nan")
-        return ColumnCheck(first, last, count, nan, nan, nan, nan, nan, -1.0, 1.0)
+        return ColumnCheck._make([first, last, count, *[float("nan")] * 5, -1.0, 1.0])
     rows = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
     low, high = np.quantile(_correlation(static[rows], curves[rows]), [0.025, 0.975])
-
-    def r(label: str, curve: str) -> float:
-        return float(_correlation(block[label].to_numpy(), block[curve].to_numpy()))
-
-    own = r("valence", "curve_valence"), r("arousal", "curve_arousal")
-    crossed = r("valence", "curve_arousal"), r("arousal", "curve_valence")
-    difference = float(_correlation(static, curves))
-    return ColumnCheck(first, last, count, *own, *crossed, difference, float(low), float(high))
+    pairs = [("valence", "curve_valence"), ("arousal", "curve_arousal")]
+    pairs += [("valence", "curve_arousal"), ("arousal", "curve_valence")]
+    r = [float(_correlation(block[label].to_numpy(), block[curve].to_numpy())) for label, curve in pairs]
+    return ColumnCheck._make([first, last, count, *r, float(_correlation(static, curves)), float(low), float(high)])
 
 
 def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
@@ -135,13 +130,12 @@ def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple
     means = paired_means(static, dynamic)
     known = means.index[means.index <= EXCHANGED_UP_TO]
     check = check_columns(means, 0, EXCHANGED_UP_TO) if len(block) else None
+    ids, where = static.index[:0], f"ids up to {EXCHANGED_UP_TO}"
     if check and check.verdict == "exchanged":
-        ids, where = block, f"ids up to {EXCHANGED_UP_TO}"
+        ids = block
     elif found := find_exchanged(means):
         check, ids = found, static.index[(static.index >= found.first) & (static.index <= found.last)]
         where = f"ids {found.first} to {found.last}"
-    else:
-        ids, where = static.index[:0], f"ids up to {EXCHANGED_UP_TO}"
     if check is None:
         return Exchange(ids, bool(dynamic))
     if check.verdict == "undecided" and len(block):

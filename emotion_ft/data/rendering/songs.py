@@ -22,7 +22,7 @@ from ...errors import UsageError
 from ..collections.annotations import DYNAMIC_FILES, METADATA_FILES, STATIC_FILES, read_dynamic, read_static
 from ..collections.csv_collection import read_labels
 from ..collections.exchange import repair
-from ..files import RENDER_SETTINGS, files_under, find_file
+from ..files import RENDER_SETTINGS, StrPath, files_under, find_file
 from ..songs import CURVE_STEP
 from .synthesis import CONTROL_RATE, SAMPLE_RATE, synthesise
 
@@ -59,11 +59,11 @@ Table = dict[int, tuple[int, np.ndarray, np.ndarray]]
 
 
 def render_deam(
-    root: str | os.PathLike[str],
+    root: StrPath,
     songs: int = 300,
     seconds: float = 45.0,
     seed: int = 42,
-    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    labels: StrPath | Sequence[StrPath] | None = None,
     num_proc: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -95,7 +95,7 @@ def render_deam(
     root = Path(os.path.expanduser(root))
     if not (seconds >= 1 and num_proc >= 1 and seed >= 0):
         raise UsageError(f"expected seconds >= 1, num_proc >= 1, seed >= 0; got {seconds}, {num_proc}, {seed}")
-    table, files = _made_up(songs, seconds, seed) if labels is None else _given(labels, seconds)
+    table, files = _drawn(songs, seconds, seed) if labels is None else _given(labels, seconds)
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
     settings = {"renderer": RENDERER, "seed": seed, "seconds": seconds, "songs": len(table), "annotations": digest}
     _claim(root, settings, overwrite)
@@ -111,15 +111,13 @@ def render_deam(
     return root
 
 
-def _made_up(songs: int, seconds: float, seed: int) -> tuple[Table, dict[str, bytes]]:
+def _drawn(songs: int, seconds: float, seed: int) -> tuple[Table, dict[str, bytes]]:
     """Songs with labels drawn as DEAM's, and their annotation files."""
     table = _draw(songs, seconds, seed)
     return table, {name: text.encode() for name, text in _annotations(table, seconds, seed).items()}
 
 
-def _given(
-    labels: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], seconds: float
-) -> tuple[Table, dict[str, bytes]]:
+def _given(labels: StrPath | Sequence[StrPath], seconds: float) -> tuple[Table, dict[str, bytes]]:
     """Songs with the labels in a folder of DEAM's annotations or in a list of CSV files, and these files."""
     if isinstance(labels, str | os.PathLike):
         paths = {name: find_file(labels, name) for name in FOLDERS}
@@ -234,7 +232,7 @@ def _name(artist: int) -> str:
     return "".join(syllables[:2]).title() + " " + "".join(syllables[2:]).title()
 
 
-def _read(labels: str | os.PathLike[str], seconds: float) -> Table:
+def _read(labels: StrPath, seconds: float) -> Table:
     """The songs in a folder of annotations, each by its own artist."""
     dynamic = read_dynamic(labels)
     static = repair(read_static(labels), dynamic)
@@ -253,7 +251,7 @@ def _read(labels: str | os.PathLike[str], seconds: float) -> Table:
     return table
 
 
-def _read_means(files: Sequence[str | os.PathLike[str]], seconds: float) -> Table:
+def _read_means(files: Sequence[StrPath], seconds: float) -> Table:
     """The songs in CSV files, each by its own artist and constant at its means."""
     length = round(seconds * CONTROL_RATE)
     table: Table = {}

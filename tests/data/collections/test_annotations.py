@@ -10,7 +10,7 @@ from emotion_ft.data.collections.exchange import repair
 from emotion_ft.data.files import AnnotationError, files_under, find_file
 
 DEAM = Path(__file__).resolve().parents[4] / "shared" / "deam"
-real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
+real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not available")
 
 EXCERPTS = "static_annotations_averaged_songs_1_2000.csv"
 FULL = "static_annotations_averaged_songs_2000_2058.csv"
@@ -49,14 +49,14 @@ class TestFindFile:
         path = write(tmp_path, "a/b c/valence.csv", "y")
         assert find_file(tmp_path, "valence.csv") == path
 
-    def test_follows_links_even_in_circles(self, tmp_path):
+    def test_follows_links_even_circular_ones(self, tmp_path):
         write(tmp_path, "elsewhere/valence.csv", "x")
         (tmp_path / "root").mkdir()
         (tmp_path / "root" / "linked").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere" / "circle").symlink_to(tmp_path / "root")
         assert list(files_under(tmp_path / "root")) == [tmp_path / "root" / "linked" / "valence.csv"]
 
-    def test_same_copies_are_fine_and_different_ones_are_not(self, tmp_path):
+    def test_identical_copies_are_fine_and_different_ones_are_not(self, tmp_path):
         first = write(tmp_path, "a/valence.csv", "x")
         second = write(tmp_path, "b/valence.csv", "x")
         assert find_file(tmp_path, "valence.csv") == first
@@ -66,7 +66,7 @@ class TestFindFile:
 
     def test_missing_and_empty_root(self, tmp_path):
         assert "not a folder" in message(lambda root: find_file(root, "x"), tmp_path / "nowhere")
-        assert "holds no files" in message(lambda root: find_file(root, "x"), tmp_path)
+        assert "contains no files" in message(lambda root: find_file(root, "x"), tmp_path)
 
 
 class TestReadStatic:
@@ -97,16 +97,16 @@ class TestReadStatic:
             ("3,5,-0.1,5,1", "valence_std '-0.1' is outside 0"),
             ("3,5,1,5,inf", "arousal_std 'inf' is outside 0"),
             ("three,5,1,5,1", "song_id 'three' is not an integer"),
-            ("3,5,1,5", "4 cells under 5 columns"),
-            ("3,5,1,5,1,5", "6 cells under 5 columns"),
-            ("2,5,1,5,1", "song_id 2 again"),
+            ("3,5,1,5", "4 cells for 5 columns"),
+            ("3,5,1,5,1,5", "6 cells for 5 columns"),
+            ("2,5,1,5,1", "song_id 2 is repeated, first given in"),
         ],
     )
     def test_bad_row_names_file_line_and_value(self, tmp_path, row, value):
         write(tmp_path, EXCERPTS, HEADER + "2,5,1,5,1\r\n\r\n" + row + "\r\n4,5,1,5,1\r\n")
         text = message(read_static, tmp_path)
         assert f"{EXCERPTS}, line 4: " in text and value in text
-        assert "1 bad rows" in text
+        assert text.startswith("1 fault:\n")
 
     def test_duplicates_name_both_places(self, tmp_path):
         write(tmp_path, EXCERPTS, HEADER + "5,5,1,5,1\r\n2001,5,1,5,1\r\n")
@@ -114,17 +114,17 @@ class TestReadStatic:
         text = message(read_static, tmp_path)
         assert f"{FULL}, line 2" in text and f"{EXCERPTS}, line 3" in text and "2001" in text
 
-    def test_many_bad_rows_show_five_and_the_count(self, tmp_path):
+    def test_of_many_bad_rows_five_are_shown_and_the_rest_counted(self, tmp_path):
         write(tmp_path, EXCERPTS, HEADER + "".join(f"{i},55,1,5,1\r\n" for i in range(8)))
         text = message(read_static, tmp_path)
-        assert text.count("'55'") == 5 and "8 bad rows" in text and "3 more" in text
+        assert text.startswith("8 faults:") and text.count("'55'") == 5 and text.endswith("and 3 more")
 
-    def test_missing_column_says_needed_there_and_nearest(self, tmp_path):
+    def test_missing_column_says_what_was_expected_and_found(self, tmp_path):
         write(tmp_path, EXCERPTS, HEADER.replace("arousal_mean", "arousal_maen") + "2,5,1,5,1\r\n")
         text = message(read_static, tmp_path)
         assert EXCERPTS in text and "line 1" in text
         assert "missing columns arousal_mean (nearest: arousal_maen)" in text
-        assert "needed song_id, valence_mean" in text and "there are song_id, valence_mean" in text
+        assert "expected song_id, valence_mean" in text and "found song_id, valence_mean" in text
 
     def test_unclosed_quote(self, tmp_path):
         write(tmp_path, EXCERPTS, HEADER + '2,"5,1,5,1\r\n' + "3,5,1,5,1\r\n" * 20000)
@@ -138,7 +138,7 @@ class TestReadStatic:
         write(tmp_path, FULL, HEADER)
         assert "no songs" in message(read_static, tmp_path)
         write(tmp_path, FULL, "")
-        assert "there are none" in message(read_static, tmp_path)
+        assert "found none" in message(read_static, tmp_path)
 
     @real
     def test_deam(self):
@@ -182,8 +182,8 @@ class TestReadDynamic:
             ("3,high,0,0", "sample_15000ms 'high' is not a number"),
             ("3,0,,0", "sample_15500ms '' is not a number"),
             ("x,0,0,0", "song_id 'x' is not an integer"),
-            ("2,0,0,0", "song_id 2 again, already given in line 2"),
-            ("3,0,0,0,0,0", "6 cells under 5 columns"),
+            ("2,0,0,0", "song_id 2 is repeated, first given in line 2"),
+            ("3,0,0,0,0,0", "6 cells for 5 columns"),
         ],
     )
     def test_bad_row_names_file_line_and_value(self, tmp_path, row, value):
@@ -262,7 +262,7 @@ class TestReadArtists:
 
 class TestRepair:
     def collection(self, exchanged, n=40, first=990):
-        """Songs from `first` on, of which those up to 1000 are exchanged if asked for; V and A correlate by .6."""
+        """Songs with ids from `first`; on request, those up to 1000 are exchanged. V and A correlate by 0.6."""
         rng = np.random.default_rng(0)
         emotion = np.clip(rng.multivariate_normal([0, 0], [[0.1, 0.06], [0.06, 0.1]], n), -1, 1)
         song_ids = np.arange(first, first + n)
@@ -289,8 +289,8 @@ class TestRepair:
         pd.testing.assert_frame_equal(given, before)
         assert repaired is not given
         (record,) = caplog.records
-        said = "are exchanged in 11 rows" if exchanged else "are in order"
-        assert record.levelno == logging.INFO and record.getMessage().endswith(said)
+        expected = "are exchanged in 11 rows" if exchanged else "are in order"
+        assert record.levelno == logging.INFO and record.getMessage().endswith(expected)
 
     def test_songs_of_the_block_without_curves_are_exchanged_too(self):
         given, curves, static = self.collection(True)

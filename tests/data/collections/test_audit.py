@@ -46,12 +46,12 @@ def test_counts_what_is_there_and_what_is_not(root):
     }
 
 
-def test_names_every_faulty_song_and_no_other(root):
+def test_lists_every_faulty_song_and_no_other(root):
     problems = audit(root).songs["problems"]
     assert problems[problems != ""].index.tolist() == [1003, 1004, 1005, 1006]
     assert problems[1003] == "no audio" and problems[1004].startswith("unreadable audio: ")
     assert problems[1005] == "the header says 3.0 s, but the curves run to 15.5 s"
-    assert "robust deviations from what the curves say" in problems[1006]
+    assert "robust deviations from what the curves predict" in problems[1006]
 
 
 def test_headers_are_those_of_the_files(root):

@@ -19,8 +19,8 @@ from emotion_ft.data.splits import SplitError
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = ROOT.parent / "shared"
-real_pmemo = pytest.mark.skipif(not (SHARED / "pmemo").is_dir(), reason="PMEmo's annotations are not at hand")
-real_deam = pytest.mark.skipif(not (SHARED / "deam").is_dir(), reason="DEAM's annotations are not at hand")
+real_pmemo = pytest.mark.skipif(not (SHARED / "pmemo").is_dir(), reason="PMEmo's annotations are not available")
+real_deam = pytest.mark.skipif(not (SHARED / "deam").is_dir(), reason="DEAM's annotations are not available")
 
 HEADER = "song_id,valence,arousal"
 
@@ -76,6 +76,7 @@ class TestRows:
             "arousal": 3,
             "valence_std": 1.5,
             "labels": "distributed",
+            "rendered": False,
             "synthetic": False,
         }
         assert songs[0]["valence_std"] is None and songs[0]["arousal"] == 6.25
@@ -128,7 +129,7 @@ class TestFaultyFiles:
     def test_missing_column(self, load):
         text = message(load, "song_id,valence_mean,valence_std,arousal_maen", "1,5,1,5")
         assert "labels.csv, line 1: no column for arousal: looked for arousal or arousal_mean or mean_arousal" in text
-        assert "(nearest: arousal_maen); there are song_id, valence_mean, valence_std, arousal_maen" in text
+        assert "(nearest: arousal_maen); found song_id, valence_mean, valence_std, arousal_maen" in text
         assert "no column for song_id: looked for song_id or musicId" in message(load, "nr,valence,arousal", "1,5,5")
 
     def test_mapped_column_that_no_file_has(self, tmp_path, load):
@@ -143,9 +144,9 @@ class TestFaultyFiles:
     @pytest.mark.parametrize(
         ("lines", "said"),
         [
-            (["1,5,5", "2,5,5", "01,6,6"], "line 4: song_id 1 again, already given in {path}, line 2"),
-            (["1,5,5", "2,5"], "line 3: 2 cells under 3 columns: '2,5'"),
-            (["1,5,5", "2,5,5,5"], "line 3: 4 cells under 3 columns"),
+            (["1,5,5", "2,5,5", "01,6,6"], "line 4: song_id 1 is repeated, first given in {path}, line 2"),
+            (["1,5,5", "2,5"], "line 3: 2 cells for 3 columns: '2,5'"),
+            (["1,5,5", "2,5,5,5"], "line 3: 4 cells for 3 columns"),
             (["1,5,5", ",5,5"], "line 3: song_id is empty"),
             (['"1\n",5,5', "2,high,5"], "line 4: valence 'high' is not a number"),
             (["1,5,"], "line 2: arousal '' is not a number"),
@@ -162,7 +163,7 @@ class TestFaultyFiles:
         text = message(load, HEADER, *lines)
         assert str(path) in text and said.format(path=path) in text
 
-    def test_five_faults_the_number_of_the_others_and_what_to_do(self, load):
+    def test_five_faults_are_shown_the_rest_counted_and_a_hint_given(self, load):
         text = message(load, HEADER, *(f"{number},0.5,5" for number in range(1, 9)))
         assert (
             text.startswith("8 faults:") and text.count("valence '0.5' is outside 1..9") == 5 and "and 3 more" in text
@@ -175,11 +176,11 @@ class TestFaultyFiles:
         text = message(load_csv, [first, second], tmp_path)
         assert f"{first}, line 3: id 2 has no arousal" in text
 
-    def test_join_that_joins_nothing(self, tmp_path, load):
+    def test_join_without_common_songs(self, tmp_path, load):
         names = write(tmp_path / "names.csv", "id,artist", "1.mp3,X")
         load(HEADER, "1,5,5")
         text = message(load_csv, [tmp_path / "Some" / "labels.csv", names], tmp_path)
-        assert f"{names} has no song of those in" in text and "labels.csv" in text
+        assert f"{names} has no songs in common with" in text and "labels.csv" in text
 
     def test_repeated_header(self, load):
         assert "line 1: two columns are called valence" in message(load, "id,valence,arousal,valence", "1,5,5,6")
@@ -196,7 +197,7 @@ class TestFaultyFiles:
             ({"columns": {"valense": "V"}}, "'valense' (nearest: valence); valid are song_id, valence, arousal"),
             ({"columns": {"valence": None}}, "columns: valence must be one name or a list of names, got None"),
             ({"columns": ["valence"]}, "columns must map our names to the header's, got ['valence']"),
-            ({"label_range": (9, 1)}, "label_range must be two numbers, the lowest and the highest, got (9, 1)"),
+            ({"label_range": (9, 1)}, "label_range must be two numbers within ±1e+09, lowest and highest, got (9, 1)"),
             ({"label_range": "19"}, "label_range must be two numbers"),
             ({"label_range": [0, 1, 2]}, "label_range must be two numbers"),
             ({"deviation_range": [0, None]}, "deviation_range must be two numbers"),
@@ -273,7 +274,7 @@ class TestRanges:
         assert not warnings(caplog)
         load(HEADER, *likert)
         (warning,) = warnings(caplog)
-        assert "all labels lie in 1.5..4.9 on 1-9" in warning and "label_range, now 1..9" in warning
+        assert "all labels are in 1.5..4.9, less than half of 1-9" in warning and "label_range, now 1..9" in warning
 
 
 class TestAudio:
@@ -281,7 +282,7 @@ class TestAudio:
         songs = load(HEADER, *(f"{number},5,5" for number in range(29, 43)))
         assert [key % COLLECTION for key in songs["song_id"]] == [29, 30]
         assert warnings(caplog) == [
-            "left out: 12 annotated songs have no audio: 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, ..."
+            "left out 12 annotated songs without audio: 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, ..."
         ]
 
     def test_by_song_id(self, tmp_path):
@@ -318,9 +319,9 @@ class TestAudio:
     def test_none(self, tmp_path, load):
         text = message(load, HEADER, "31,5,5", "32,5,5")
         assert "no audio for any of 2 annotated songs" in text and str(tmp_path / "Some" / "audio") in text
-        assert "by song id, as 31.mp3, with one of the suffixes .mp3 .wav" in text
+        assert "by song id, such as 31.mp3, with one of the suffixes .mp3 .wav" in text
         text = message(load, "id,valence,arousal,file", "1,5,5,a/b.mp3", columns={"audio": "file"})
-        assert "no audio for any of 1" in text and "as the column for audio says, b.mp3" in text
+        assert "no audio for any of 1" in text and "as in the column for audio, b.mp3" in text
         (tmp_path / "labels.csv").write_text(f"{HEADER}\n1,5,5\n")
         assert "nowhere is not a folder" in message(load_csv, tmp_path / "labels.csv", tmp_path / "nowhere")
 
@@ -338,7 +339,7 @@ class TestSongIds:
                 assert song_number(source, text) == collection * COLLECTION + digest(text) % COLLECTION
         assert song_number("PMEmo", "1") == 54820962566145
 
-    def test_every_source_has_a_number_of_its_own_apart_from_deams(self):
+    def test_every_source_has_its_own_number_and_none_has_deams(self):
         numbers = [song_number(f"collection {index}", "5") // COLLECTION for index in range(2000)]
         assert min(numbers) >= 1 and max(numbers) < 1 << 16 and len(set(numbers)) > 1900
 
@@ -350,10 +351,10 @@ class TestSongIds:
         assert dict(zip(songs["song_id"], songs["valence"], strict=True)) == expected
         assert songs["song_id"][:] == sorted(expected)
 
-    def test_two_songs_of_one_number(self, load):
+    def test_two_songs_with_the_same_id(self, load):
         clash = song_number("x", "b side") % COLLECTION
         text = message(load, HEADER, "b side,5,5", f"{clash},5,5")
-        assert "labels.csv, line 3" in text and f"{clash} gets the same number as b side" in text
+        assert "labels.csv, line 3" in text and f"{clash} gets the same id as b side" in text
 
     def test_deams_ids(self, load):
         songs = load(HEADER, "010,5,5", "2,6,6", ids="deam", source="EmoMusic")
@@ -364,7 +365,7 @@ class TestSongIds:
 
 class TestLeaksAndJoins:
     def emomusic(self, folder, songs):
-        """A CSV as EmoMusic's of the songs of a DEAM, valence and arousal exchanged."""
+        """A CSV like EmoMusic's, of DEAM songs, with valence and arousal exchanged."""
         rows = zip(songs["song_id"], songs["arousal"], songs["valence"], strict=True)
         lines = [f"{key},{valence:.4f},{arousal:.4f}" for key, valence, arousal in rows]
         touch(folder, *(f"clips/{key}.mp3" for key in songs["song_id"]))

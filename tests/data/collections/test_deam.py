@@ -15,7 +15,7 @@ from emotion_ft.data.files import AnnotationError
 from emotion_ft.data.splits import SPLIT_NAMES, SplitError, write_split
 
 DEAM = Path(__file__).resolve().parents[4] / "shared" / "deam"
-real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not at hand")
+real = pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not available")
 
 SONG_IDS = [*range(2, 32), *range(1501, 1511), 2001, 2002]
 EXCHANGED = range(2, 32)
@@ -112,13 +112,13 @@ class TestLoadSongs:
         for name in ("valence.csv", "arousal.csv"):
             (root / name).write_text("\n".join((root / name).read_text().splitlines()[: len(lines) - 3]) + "\n")
         assert len(load_songs(root, labels="dynamic")) == len(load_songs(root)) - 3
-        assert "left out: 3 songs have no curve" in caplog.text
+        assert "left out 3 songs without a curve" in caplog.text
         for name in ("valence.csv", "arousal.csv"):
             (root / name).unlink()
         with pytest.raises(AnnotationError, match=r"need valence.csv and arousal.csv"):
             load_songs(root, labels="dynamic")
 
-    def test_told_what_is_exchanged(self, root):
+    def test_exchanged_ids_override_the_data(self, root):
         for name in ("valence.csv", "arousal.csv"):
             (root / name).unlink()
         distributed, told = load_songs(root), load_songs(root, exchanged_ids=(2, 13))
@@ -184,8 +184,8 @@ class TestLoadSongs:
         assert songs["song_id"][:] == SONG_IDS[12:]
         assert "exchanged back in 18 rows" in songs.info.description
         assert warnings(caplog) == [
-            "left out: 12 annotated songs have no audio: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...",
-            "left out: 1 audio files have no static annotations: 777",
+            "left out 12 annotated songs without audio: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...",
+            "left out 1 audio files without static annotations: 777",
         ]
 
     def test_two_audio_files_of_one_song(self, root):
@@ -206,7 +206,7 @@ class TestLoadSongs:
     def test_missing_and_empty_root(self, tmp_path):
         with pytest.raises(AnnotationError, match="nowhere is not a folder"):
             load_songs(tmp_path / "nowhere")
-        with pytest.raises(AnnotationError, match="holds no files"):
+        with pytest.raises(AnnotationError, match="contains no files"):
             load_songs(tmp_path)
 
 
@@ -236,7 +236,7 @@ class TestLoadDeam:
             assert first[name]._fingerprint == again[name]._fingerprint
         assert first["train"]["song_id"][:] != other["train"]["song_id"][:]
 
-    def test_not_grouped_names_the_leak(self, root):
+    def test_ungrouped_reports_the_leak(self, root):
         splits = load_deam(root, validation_fraction=0.1, test_fraction=0.2, group_by_artist=False)
         train = set(filter(None, splits["train"]["artist"]))
         leaks = sum(artist in train for name in ("validation", "test") for artist in splits[name]["artist"])

@@ -95,7 +95,7 @@ def test_means_are_of_songs_with_both_annotations():
     assert means.loc[5].tolist() == pytest.approx([6.0, 7.0, 0.2, -0.1])
 
 
-@pytest.mark.skipif(not DEAM.is_dir(), reason="no copy of DEAM's annotations beside the checkout")
+@pytest.mark.skipif(not DEAM.is_dir(), reason="DEAM's annotations are not available")
 class TestDeam:
     def test_the_exchange_is_in_the_first_thousand_ids_and_nowhere_else(self):
         static, dynamic = read_static(DEAM), read_dynamic(DEAM)

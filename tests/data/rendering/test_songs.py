@@ -1,4 +1,4 @@
-"""Rendered songs: DEAM's layout to the byte, reproducible, resumable, and audibly following their labels."""
+"""Rendered songs: in DEAM's layout to the byte, reproducible, resumable, and following their labels audibly."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def contents(root):
 
 
 def sing(valence, arousal, seed, seconds=8):
-    """Mono audio at 22.05 kHz of a song with constant labels; the seed picks every nuisance."""
+    """Mono audio at 22.05 kHz of a song with constant labels; the seed determines everything else."""
     ones = np.ones(seconds * songs.CONTROL_RATE)
     generators = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     return synthesise(valence * ones, arousal * ones, *generators)[::2].mean(1)
@@ -59,7 +59,7 @@ def test_layout_and_headers_are_deams(root):
         assert content.count(b"\n") == content.count(b"\r\n") == len(ids) + 1
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="DEAM's annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="DEAM's annotations are not available")
 def test_headers_equal_the_distributed_ones(root):
     for path in (STATIC, METADATA):
         with open(root / path, "rb") as ours, open(SHARED / path, "rb") as distributed:
@@ -68,7 +68,7 @@ def test_headers_equal_the_distributed_ones(root):
 
 def test_other_music_is_never_touched(tmp_path):
     (tmp_path / "MEMD_audio").mkdir()
-    (tmp_path / "MEMD_audio" / "2.mp3").write_bytes(b"somebody's")
+    (tmp_path / "MEMD_audio" / "2.mp3").write_bytes(b"somebody else's")
     with pytest.raises(UsageError, match="choose another folder"):
         render_deam(tmp_path, songs=2, seconds=1)
     with pytest.raises(UsageError, match="choose another folder"):
@@ -76,7 +76,7 @@ def test_other_music_is_never_touched(tmp_path):
     assert [path.name for path in tmp_path.rglob("*.*")] == ["2.mp3"]
 
 
-def test_files_are_stereo_mp3s_of_the_asked_length(root):
+def test_files_are_stereo_mp3s_of_the_requested_length(root):
     for path in (root / AUDIO).iterdir():
         info = soundfile.info(path)
         assert (info.format, info.samplerate, info.channels) == ("MP3", 44100, 2)
@@ -108,7 +108,7 @@ def test_curves_start_at_15_s_and_never_run_past_the_audio(seconds, first, count
     assert moments[-1] + 0.5 <= seconds and all(len(line.split(",")) == count + 1 for line in lines)
 
 
-def test_labels_have_deams_statistics_and_do_not_wander():
+def test_labels_have_deams_statistics_for_every_seed():
     for seed in range(5):
         table = songs._draw(300, 20, seed)
         text = songs._annotations(table, 20, seed)[STATIC.name]
@@ -128,7 +128,7 @@ def test_labels_have_deams_statistics_and_do_not_wander():
         assert len({songs._name(artist) for artist in artists.index}) == len(artists)
 
 
-def test_more_songs_change_no_song():
+def test_adding_songs_changes_no_song():
     few, many = songs._draw(10, 20, 7), songs._draw(1749, 20, 7)
     assert max(many) == 2000
     for song_id in few:
@@ -136,7 +136,7 @@ def test_more_songs_change_no_song():
         np.testing.assert_array_equal(few[song_id][1:], many[song_id][1:])
 
 
-def test_same_bytes_whatever_the_processes_and_another_seed_sounds_otherwise(root, tmp_path):
+def test_bytes_do_not_depend_on_the_number_of_processes_but_on_the_seed(root, tmp_path):
     again = render_deam(tmp_path / "again", songs=3, seconds=17, seed=3, num_proc=2)
     assert contents(again) == contents(root)
     other = contents(render_deam(tmp_path / "other", songs=2, seconds=2, seed=4))
@@ -156,7 +156,7 @@ def test_rendering_resumes(tmp_path):
     assert contents(root) == before and kept.stat().st_mtime > 1
 
 
-def test_stale_settings_and_strange_folders_raise(tmp_path):
+def test_other_settings_and_foreign_folders_raise(tmp_path):
     root = render_deam(tmp_path / "songs", songs=3, seconds=2)
     before = contents(root)
     for change in ({"seed": 1}, {"seconds": 3}, {"songs": 2}):
@@ -319,14 +319,14 @@ def test_given_labels_are_copied_byte_for_byte_and_rendered_repaired(tmp_path):
         render_deam(root, seconds=2, labels=tmp_path / "given")
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="DEAM's annotations are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="DEAM's annotations are not available")
 def test_deams_own_labels_are_all_there():
     table = songs._read(SHARED, seconds=45)
     assert len(table) == 1802
     static = read_static(SHARED)
     first = [song_id for song_id in table if song_id <= 1000]
-    heard = [table[song_id][2].mean() for song_id in first]
-    assert np.corrcoef(heard, static.loc[first, "valence"])[0, 1] > 0.9  # exchanged in the file, not in the audio
+    rendered = [table[song_id][2].mean() for song_id in first]
+    assert np.corrcoef(rendered, static.loc[first, "valence"])[0, 1] > 0.9  # exchanged in the file, not in the audio
     assert max(len(valence) for _, valence, _ in table.values()) / songs.CONTROL_RATE == 626.5
 
 
