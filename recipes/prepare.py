@@ -28,10 +28,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shards", type=int, default=1, metavar="N", help="parts, for as many machines (default: 1)")
     parser.add_argument("--shard", type=int, metavar="K", help="store only this part, counted from 0 (default: all)")
-    parser.add_argument("--push", metavar="REPO_ID", help="you/name, a data set on the Hub; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="nobody else may see it")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch; made from main if it is not there")
-    parser.add_argument("--token", help="one that may write, if not that of `hf auth login` or HF_TOKEN")
+    parser.add_argument("--push", metavar="REPO_ID", help="you/name, a data set on the Hub; created if needed")
+    parser.add_argument("--private", action="store_true", help="visible only to you")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch, created from main if needed")
+    parser.add_argument("--token", help="with write access; default: that of `hf auth login`, or HF_TOKEN")
     return parser
 
 

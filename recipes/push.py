@@ -16,9 +16,9 @@ from emotion_ft.cli import command, recipe_parser
 def main(arguments: list[str]) -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("folder", metavar="DIR", help="folder of a fine-tuning run, a GAN or a prepared collection")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="you/name on the Hub; made if it is not there")
-    parser.add_argument("--private", action="store_true", help="nobody else may see it")
-    parser.add_argument("--revision", metavar="BRANCH", help="branch; made from main if it is not there")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="you/name on the Hub; created if needed")
+    parser.add_argument("--private", action="store_true", help="visible only to you")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch, created from main if needed")
     parser.add_argument(
         "--space",
         metavar="SPACE_ID",
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         help="of a run: also publish its demo Space there (default: REPO_ID-space); that of a private model needs "
         "HF_TOKEN among its secrets",
     )
-    parser.add_argument("--token", help="one that may write, if not that of `hf auth login` or HF_TOKEN")
+    parser.add_argument("--token", help="with write access; default: that of `hf auth login`, or HF_TOKEN")
     parser.add_argument("--message", help="of the commit")
     given = parser.parse_args(arguments)
     if given.space is not None and "/" not in given.repo_id:

@@ -72,9 +72,12 @@ UnfreezeCallback.on_step_end = on_step_end
 shards.SHARD_SONGS = 5
 sys.addaudithook(note_written)
 sys.argv = [recipe, *arguments]
-sys.path.insert(0, str(Path(recipe).parent))  # as python does, and recipes undo
-runpy.run_path(recipe, run_name="__main__")
+try:
+    runpy.run_path(recipe, run_name="__main__")
+except SystemExit as leaving:
+    code = leaving.code
 note_world()
 Path(notes).mkdir(parents=True, exist_ok=True)
 Path(notes, f"rank-{rank}.json").write_text(json.dumps(said))
 save_file({name: value.clone() for name, value in tensors.items()}, Path(notes, f"rank-{rank}.safetensors"))
+sys.exit(code)

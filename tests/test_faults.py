@@ -481,7 +481,7 @@ class TestMemory:
         run = finetune(tmp_path, *self.BIG, "--per_device_train_batch_size", "16", fault="room(600)", code=1)
         line = only_line(run, "finetune")
         assert re.search(
-            r"out of memory \(\d+ bytes more were needed\): lower per_device_train_batch_size \(16\)", line
+            r"out of memory \(tried to allocate \d+ bytes\): lower per_device_train_batch_size \(16\)", line
         )
         assert "raise gradient_accumulation_steps (1) by as much; go on with --resume_from_checkpoint" in line
 

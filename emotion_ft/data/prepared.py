@@ -48,7 +48,7 @@ def refuse_in_use(output: str | Path) -> None:
 
 
 def read_about(source: str | Path) -> dict:
-    """`collection.json`: `songs`, `left_out`, `seconds`, `descriptions` by treatment of the labels, `front_end`.
+    """`collection.json`: `songs`, `left_out`, `seconds`, `collections`, `descriptions` by treatment, `front_end`.
 
     Args:
         source: a folder, or a URL that fsspec knows.

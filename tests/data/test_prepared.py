@@ -164,7 +164,7 @@ class TestReading:
             store(folder, tiny_extractor, tmp_path, min_seconds=3.5)
 
     def test_another_front_end_is_refused_and_named(self, folder, tmp_path):
-        with pytest.raises(UsageError, match="were made with hop_length 320, not 160: set the section 'audio'"):
+        with pytest.raises(UsageError, match="hop_length 320, not 160: change the section 'audio' to match"):
             store(folder, ASTEmotionFeatureExtractor(max_length=101, hop_length=160), tmp_path)
 
     def test_other_windows_are_not(self, folder, tmp_path):

@@ -447,7 +447,8 @@ class TestGanCard:
             folder, results | {"protocol": DEAM, "collections": FROM_DEAM, **environment(torch.device("cpu"))}
         )
         text = said(write_gan_card(folder).read_text())
-        assert f"Trained with emotion_ft {__version__}" in text and "CC BY-NC" in text and "of no use" not in text
+        assert "Trained with Python " in text and f", emotion_ft {__version__}, torch " in text
+        assert "CC BY-NC" in text and "of no use" not in text
 
 
 class TestDataCard:

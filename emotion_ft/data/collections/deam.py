@@ -141,12 +141,12 @@ def _curve_means(curves: dict[int, Curve]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(means, orient="index", columns=["valence", "arousal"])
 
 
-def _repaired(ids: pd.Index, there: pd.Index, told: tuple[int, int] | None) -> str:
+def _repaired(ids: pd.Index, there: pd.Index, exchanged_ids: tuple[int, int] | None) -> str:
     """How labels were repaired, for the description."""
     known = not len(ids) or ids[-1] <= annotations.EXCHANGED_UP_TO
     where = f"≤ {annotations.EXCHANGED_UP_TO}" if known else f"{ids[0]}-{ids[-1]}"
-    if told:
-        where = f"{told[0]}-{told[1]}, as told"
+    if exchanged_ids:
+        where = f"{exchanged_ids[0]}-{exchanged_ids[1]}, as told"
     return f"repaired (valence and arousal exchanged back in {len(there)} rows with ids {where})"
 
 
