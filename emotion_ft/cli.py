@@ -150,7 +150,7 @@ def _kept(interrupt: KeyboardInterrupt, otherwise: str) -> str:
 
 
 def recipe_parser(description: str) -> argparse.ArgumentParser:
-    """A parser for a recipe's own flags, whose help shows the recipe's docstring as it stands."""
+    """A parser for a recipe's own flags, whose help shows the recipe's docstring unchanged."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

@@ -6,7 +6,7 @@ from itertools import islice
 
 RESUME = "go on with --resume_from_checkpoint"
 RESUME_OR_AGAIN = f"{RESUME}, or start again if there is no checkpoint yet"
-SAME_COMMAND = "the same command goes on"
+SAME_COMMAND = "run the same command to continue"
 
 
 class UsageError(ValueError):

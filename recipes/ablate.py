@@ -4,7 +4,7 @@
 
 All arms of a size and seed see the same training songs and take --steps optimizer steps; a GAN is trained on these
 songs alone. Prints mean ± standard deviation over seeds, and leaves ablation.csv, ablation.md and a plot in --output.
-Finished runs are kept, so the same command goes on. All other flags go to every run.
+Finished runs are kept, so run the same command to continue. All other flags go to every run.
 """
 
 import argparse

@@ -3,9 +3,9 @@
     emotion-ft cross_validate deam --data_root DEAM --folds 5 [--flag value ...]
 
 An artist's songs are in one fold, or with --group_by_artist false each song is dealt by itself. Log-mels are stored
-once for all folds. Finished folds are kept and a killed one resumes, so the same command goes on; --fold K runs only
-that fold, for several machines or GPUs side by side on one --output, and whoever comes last gets the table. All other
-flags are those of finetune: `emotion-ft finetune --help`.
+once for all folds. Finished folds are kept and a killed one resumes: run the same command to continue. --fold K runs
+only that fold, for several machines or GPUs side by side on one --output, and whoever comes last gets the table. All
+other flags are those of finetune: `emotion-ft finetune --help`.
 """
 
 import argparse

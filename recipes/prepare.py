@@ -7,9 +7,9 @@
 Leaves in DIR: Parquet files, and a card with which `load_dataset` reads them; labels repaired, as distributed and,
 where there are curves, dynamic. `emotion-ft finetune CONFIG --prepared DIR` trains on it, to the same weights as on
 the audio; --prepared you/deam-log-mels reads it from the Hub song by song. Whether songs may be shared in this form,
-their licence says. The same command goes on after a kill. --shard K stores only the K-th of --shards parts, for
-several machines side by side on one --output, and whoever comes last finishes; the processes of torchrun share a part.
-All other flags are those of finetune: its sections data and audio count.
+their licence says. Run the same command to continue after a kill. --shard K stores only the K-th of --shards parts,
+for several machines side by side on one --output, and whoever comes last finishes; the processes of torchrun share a
+part. All other flags are those of finetune: its sections data and audio count.
 """
 
 import argparse

@@ -461,7 +461,7 @@ before(EmotionTrainer, "_save_checkpoint", fills)
             flags = ("--cache_dir", cache, "--num_proc", num_proc)
             line = only_line(finetune(whole.with_name(f"full-{num_proc}"), *flags, fault=fault, code=1), "finetune")
             assert line.startswith(f"finetune: cannot write '{cache}': No space left on device. Make room there")
-            assert line.endswith("and the same command goes on; or choose another --cache_dir.")
+            assert line.endswith("and run the same command to continue; or choose another --cache_dir.")
             (part,) = cache.iterdir()
             written = part.stat().st_mtime_ns
             (folder / "filler").unlink()
@@ -653,7 +653,9 @@ class TestStoring:
 
         with monkeypatch.context() as patch:
             patch.setattr(features.LogMel, "__call__", act)
-            with pytest.raises(UsageError, match=r"was killed.* lower num_proc \(2\); the same command goes on"):
+            with pytest.raises(
+                UsageError, match=r"was killed.* lower num_proc \(2\); run the same command to continue"
+            ):
                 store(num_proc=2)
         stored, _ = store(num_proc=2)
         assert all(stored[name][:] == split[:] for name, split in stored_songs.items())

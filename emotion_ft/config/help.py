@@ -30,7 +30,7 @@ STOCK = {
     "push_to_hub": "Push the finished run to the Hugging Face Hub.",
     "hub_model_id": "Where to: you/name.",
 }
-"""Of `TrainingArguments`' own flags those that people use, in a line each."""
+"""Of `TrainingArguments`' own flags those that people use, one line each."""
 
 
 def help_text(command: str, description: str, sections: Iterable[str]) -> str:

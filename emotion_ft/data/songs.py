@@ -1,4 +1,4 @@
-"""A collection as a `datasets.Dataset`, one row a song: its columns, several collections in one, and their splits."""
+"""A collection as a `datasets.Dataset`, one row per song: its columns, joined collections, and their splits."""
 
 import logging
 import os
@@ -39,9 +39,9 @@ FEATURES = Features(
         "synthetic": Value("bool"),
     }
 )
-"""What a row holds; every collection has all columns, None where it does not know.
+"""The columns of a row; every collection has all of them, None where a value is not known.
 
-- `song_id`: one number a song, whatever collections are joined; DEAM's own ids are DEAM's
+- `song_id`: unique among all collections; DEAM's songs keep their ids
 - `source`: the collection's name
 - `audio`: the path, under "path"; not decoded
 - `valence`, `arousal`: means over the annotators, 1-9, and their standard deviations `valence_std`, `arousal_std`
@@ -122,7 +122,7 @@ def split_songs(
     """Songs as `train`, `validation` and `test`.
 
     `split` is "random", "full_songs" (MediaEval 2015: test on the 58 full songs), or a folder of id lists
-    (`train.txt`, `validation.txt`, `test.txt`, one song id a line). With `group_by_artist`, a split that is drawn
+    (`train.txt`, `validation.txt`, `test.txt`, one song id per line). With `group_by_artist`, a split that is drawn
     keeps an artist's songs on one side, and id lists that do not are refused. Labels and split are named in the
     `info.description` of each split. Raises `SplitError` for a split that cannot be filled, or that leaks.
     """

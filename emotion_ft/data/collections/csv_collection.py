@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from ...config.yaml_files import read_yaml
 from ...errors import brief, nearest_hint
+from ...shipped import configuration
 from .. import files
 from ..files import COLLECTION, AnnotationError, StrPath, canonical, is_number, refuse_faults
 from ..songs import songs_dataset
@@ -114,12 +115,13 @@ def read_labels(csv: StrPath | Sequence[StrPath]) -> pd.DataFrame:
 def load_collection_file(path: StrPath, root: StrPath | None = None) -> Dataset:
     """The collection described by a YAML file, whose keys are the arguments of `load_csv`, and `root`.
 
+    A shipped one can be named by its bare name, such as "pmemo".
     By default, `source` is the YAML file's name without its suffix. Relative paths are relative to `root`; without it,
     to the file's key `root`, itself relative to the file's folder; without that, to the file's folder. CSV files that
     are not at their path are looked for by name, at any depth below.
     Raises `AnnotationError` for a file that is missing or does not describe a collection, and as `load_csv` does.
     """
-    path = _absolute(path)
+    path = _absolute(configuration(path))
     try:
         content = read_yaml(path)
     except OSError as error:
