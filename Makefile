@@ -37,7 +37,7 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/emotion-ft finetune toy --overwrite_output_dir
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) $(BROWSER)
 	$(PYTEST) -m "not stress"

@@ -4,8 +4,8 @@
 
 Sections: decode, features, store, prepare, loader (CPU time of one core); processes, step, training, head, gan,
 inference (wall time, all cores or the accelerator), startup, memory. --gpu adds accelerator: model FLOPs utilisation,
-precisions, kernels, torch.compile. Songs are rendered on the spot. Run it on an idle machine: where others compute
-too, only the ratios on one core hold.
+precisions, kernels, torch.compile. Songs are rendered on the spot. Run it on an idle machine: on a busy
+one, only the ratios on one core hold.
 """
 
 import argparse
@@ -25,7 +25,7 @@ SECTIONS += ("inference", "startup", "memory", "accelerator")
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = recipe_parser(__doc__)
     parser.add_argument("--only", help="sections, separated by commas (default: all but accelerator)")
-    parser.add_argument("--gpu", action="store_true", help="accelerator, too")
+    parser.add_argument("--gpu", action="store_true", help="also run the section accelerator")
     parser.add_argument("--repeats", type=int, default=5, help="of every comparison; of steps at most 3 (default: 5)")
     parser.add_argument("--songs", type=int, default=64, help="songs stored for reading (default: 64)")
     parser.add_argument("--seconds", type=float, default=45.0, help="length of a song (default: 45)")
@@ -78,7 +78,7 @@ def format_table(figures: list) -> str:
 @command()
 def main(arguments: list[str]) -> None:
     given = parse(arguments)
-    os.environ["TQDM_DISABLE"] = "1"  # one line a section is progress enough
+    os.environ["TQDM_DISABLE"] = "1"  # one line per section is progress enough
     print("Loading ...", file=sys.stderr)
     import datasets
     import torch

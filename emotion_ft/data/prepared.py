@@ -167,8 +167,8 @@ def _locate(source: str) -> tuple[str, str]:
 
 def _read_errors(source: str) -> AbstractContextManager[None]:
     return _errors(
-        f"cannot read a prepared collection from '{source}', which must be a folder written by recipes/prepare.py, a "
-        "dataset on the Hub (you/name) or a URL"
+        f"cannot read a prepared collection from '{source}', which must be a folder written by `emotion-ft prepare`, "
+        "a dataset on the Hub (you/name) or a URL"
     )
 
 

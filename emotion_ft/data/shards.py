@@ -227,14 +227,24 @@ def _write_labels(path: Path, songs: Dataset, place: dict[int, str]) -> None:
 
 def _publish(folder: Path, system: fsspec.AbstractFileSystem, root: str, shards: set[str]) -> None:
     """Copy the small files to their place, `collection.json` last; remove what an earlier collection left there."""
-    _remove(system, f"{root}/{COLLECTION_NAME}")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if all(_is_there(system, f"{root}/{name}", folder / name) for name in names):
+        return  # another process has just finished, and may be reading them
+    _remove(system, f"{root}/{COLLECTION_NAME}")
     for name in sorted(names - {COLLECTION_NAME}):
         _copy(folder, system, root, name)
     labels = {name for name in _names(system, root, LABELS) if name.endswith(SUFFIX)}
     for old in (labels | _names(system, root, LOG_MELS)) - names - shards:
         _remove(system, f"{root}/{old}")
     _copy(folder, system, root, COLLECTION_NAME)
+
+
+def _is_there(system: fsspec.AbstractFileSystem, path: str, file: Path) -> bool:
+    """Whether a file has been published already, to the byte."""
+    try:
+        return system.cat_file(path) == file.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def _copy(folder: Path, system: fsspec.AbstractFileSystem, root: str, name: str) -> None:

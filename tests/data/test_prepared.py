@@ -175,7 +175,7 @@ class TestReading:
         [
             ("nowhere/atall", "cannot read a prepared collection from 'nowhere/atall'"),
             ("not a name", "cannot read a prepared collection from 'not a name'"),
-            ("a/b/c", "must be a folder written by recipes/prepare.py, a dataset on the Hub"),
+            ("a/b/c", "must be a folder written by `emotion-ft prepare`, a dataset on the Hub"),
             ("memory://nowhere", "cannot read a prepared collection from 'memory://nowhere'"),
             ("unheard://of", "cannot read a prepared collection from 'unheard://of'"),
         ],
