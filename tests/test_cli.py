@@ -5,8 +5,9 @@ import re
 import resource
 import subprocess
 import sys
+import sysconfig
+from importlib.machinery import PathFinder
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,9 @@ class TestCommands:
 
     def test_no_recipe_hides_a_library(self):
         """`python recipes/X.py` puts the recipes' folder first on the path."""
-        for path in shipped("recipes").iterdir():
-            spec = find_spec(path.stem) if path.suffix == ".py" and path.stem != "__init__" else None
-            assert spec is None, path
+        places = [sysconfig.get_path(name) for name in ("stdlib", "platlib", "purelib")]
+        for path in shipped("recipes").glob("*.py"):
+            assert path.stem == "__init__" or PathFinder.find_spec(path.stem, places) is None, path
 
 
 class TestLaunch:

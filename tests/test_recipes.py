@@ -563,8 +563,8 @@ class TestBadInput:
             (["--split", "weekly"], 1, "weekly"),
             (["--checkpoint", "no/such-model"], 1, "no/such-model"),
             (["--resume_from_checkpoint"], 1, "no checkpoint to resume from"),
-            (["--labels", "dynamic", "--collections", "recipes/configs/pmemo.yaml"], 1, "'dynamic' need curves"),
-            (["--f_max", "9000"], 1, "section 'audio': 0 <= f_min < f_max <= 8000"),
+            (["--labels", "dynamic", "--collections", "pmemo"], 2, "'dynamic' need curves"),
+            (["--f_max", "9000"], 2, "section 'audio': 0 <= f_min < f_max <= 8000"),
         ],
     )
     def test_one_clear_sentence(self, config, tmp_path, flags, code, message):
@@ -601,6 +601,7 @@ class TestEvaluate:
         command("evaluate", "--model", finished[0], "--data_root", copy)
 
     def test_missing_model_and_missing_songs(self, finished, tmp_path):
-        for model, root, code in ((tmp_path, tmp_path, 2), (finished[0], tmp_path / "nowhere", 1)):
-            _, err = command("evaluate", "--model", model, "--data_root", root, code=code)
-            assert err.splitlines()[-1].startswith("evaluate: ")
+        missing = ((tmp_path, tmp_path, "no model in"), (finished[0], tmp_path / "nowhere", "nowhere"))
+        for model, root, message in missing:
+            _, err = command("evaluate", "--model", model, "--data_root", root, code=1)
+            assert err.splitlines()[-1].startswith("evaluate: ") and message in err

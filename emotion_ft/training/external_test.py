@@ -60,11 +60,11 @@ def run_evaluation(
     Raises `UsageError` for whatever the user can fix.
     """
     model_dir = Path(model)
+    network, extractor = loading.load_model(model_dir)
     config = parse_config([str(model_dir / run_folder.CONFIG), "--rendered_songs", "0", "--precision", "fp32"])
     if data_root:
         config.data.data_root, config.data.prepared = data_root, None
     config.data.labels, config.data.num_proc = labels or config.data.labels, num_proc
-    network, extractor = loading.load_model(model_dir)
     if collection:
         found = load_external(collection, data_root, model_dir)
     else:

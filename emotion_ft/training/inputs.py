@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import enable_full_determinism, set_seed
 
 from .. import run_folder
-from ..config.settings import Config, DataConfig, ModelConfig, TrainingConfig
+from ..config.settings import Config, ConfigError, DataConfig, ModelConfig, TrainingConfig
 from ..data.collections import audit as deam_audit
 from ..data.collections.csv_collection import load_collection_file
 from ..data.collections.deam import load_songs
@@ -48,7 +48,7 @@ def build_extractor(config: Config) -> ASTEmotionFeatureExtractor:
     try:
         return ASTEmotionFeatureExtractor(**config.audio.feature_extractor_kwargs())
     except ValueError as error:
-        raise UsageError(f"section 'audio': {error}") from error
+        raise ConfigError(f"section 'audio': {error}") from error
 
 
 def load_all(data: DataConfig) -> Dataset:
@@ -57,7 +57,7 @@ def load_all(data: DataConfig) -> Dataset:
     Raises `UsageError` if the section names no collection, or one of them cannot be read.
     """
     if data.data_root is None and not data.collections and not data.prepared:
-        raise UsageError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
+        raise ConfigError("data_root is not set: name the folder of your unzipped DEAM with --data_root.")
     with PartialState().main_process_first():
         if data.data_root and data.rendered_songs and not data.prepared and PartialState().is_main_process:
             render_deam(data.data_root, data.rendered_songs, data.rendered_seconds, num_proc=data.num_proc)
@@ -68,7 +68,7 @@ def load_all(data: DataConfig) -> Dataset:
         found.append(load_songs(data.data_root, data.labels, data.exchanged_range()))
     for path in data.collections or []:
         if data.labels == "dynamic":
-            raise UsageError(f"labels 'dynamic' need curves, but {path} is a collection with labels alone.")
+            raise ConfigError(f"labels 'dynamic' need curves, but {path} is a collection with labels alone.")
         found.append(load_collection_file(path))
     return join(found)
 

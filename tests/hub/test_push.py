@@ -396,7 +396,9 @@ class TestRecipes:
         assert f"Pushed to {hub.url}/user/tuned" in done.stdout
         assert [commit.title for commit in hub.commits("user/tuned")] == ["initial commit", "Push tuned"]
         files = hub.files("user/tuned")
-        assert files["README.md"] == (tmp_path / "tuned" / "README.md").read_bytes()
+        assert files["README.md"].decode() == text_of(tmp_path / "tuned").replace(
+            str(tmp_path / "tuned"), "user/tuned"
+        )
         assert 'load_model("user/tuned")' in files["README.md"].decode()
         assert {"report.html", "all_results.json", "scores.csv", "splits/test.txt"} <= set(files)
         assert not [name for name in files if name.startswith("checkpoint") or name.endswith((".bin", "songs.csv"))]

@@ -3,6 +3,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from commands import in_process
 
 from emotion_ft.errors import UsageError
 from emotion_ft.inference.onnx import FILES, export, load_onnx, parity_table
@@ -78,10 +79,10 @@ def test_what_is_not_there_or_broken(folder, tiny_extractor, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_recipes(recipe, folder, write_wav, tmp_path):
+def test_the_recipes(folder, write_wav, tmp_path):
     song = write_wav(tmp_path / "song.wav", 5.0)
-    done = recipe("export_onnx", folder, song, "--repeats", "1")
+    done = in_process("export_onnx", folder, song, "--repeats", "1")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:4]] == ["torch", "onnx", "onnx-int8"]
-    printed = [recipe("predict", "--model", folder, song, "--runtime", name).stdout for name in ("torch", "onnx")]
+    printed = [in_process("predict", "--model", folder, song, "--runtime", name).stdout for name in ("torch", "onnx")]
     assert printed[0] == printed[1] and ": valence" in printed[0]

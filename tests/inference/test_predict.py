@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import soxr
 import torch
+from commands import in_process
 from safetensors.torch import load_file
 from transformers import (
     ASTConfig,
@@ -268,13 +269,11 @@ class TestRecipe:
 
         return run
 
-    def test_bad_files_do_not_stop_the_others(
-        self, recipe, model, model_dir, tiny_extractor, song, write_wav, tmp_path
-    ):
+    def test_bad_files_do_not_stop_the_others(self, model, model_dir, tiny_extractor, song, write_wav, tmp_path):
         bad, short = tmp_path / "text.ogg", write_wav(tmp_path / "short.wav", 0.5)
         bad.write_text("no music")
         good, missing, out = write_wav(tmp_path / "good.flac", 4.0), tmp_path / "missing.mp3", tmp_path / "out.csv"
-        done = recipe("predict", "--model", model_dir, bad, song, missing, short, good, "--output", out)
+        done = in_process("predict", "--model", model_dir, bad, song, missing, short, good, "--output", out)
         assert done.returncode == 1
         for path, reason in ((bad, "cannot be decoded"), (missing, "no such file"), (short, "too short: 0.50 s")):
             assert f"{path}: {reason}" in done.stderr
@@ -305,8 +304,10 @@ class TestRecipe:
         for name, values in expected.items():
             np.testing.assert_allclose(curve[name], values, atol=1e-4)
 
-    def test_a_picture_of_the_curve(self, recipe, predict, model_dir, song, tmp_path):
-        done = recipe("predict", "--model", model_dir, song, "--curve", "--plot", tmp_path / "plots")
+    def test_a_picture_of_the_curve(self, predict, model_dir, song, tmp_path):
+        done = in_process(
+            "predict", "--model", model_dir, song, "--curve", "--plot", tmp_path / "plots", pictures=True
+        )
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "plots" / f"{song.name}.png").read_bytes().startswith(b"\x89PNG")
         status, _, errors = predict(song, "--plot", tmp_path)

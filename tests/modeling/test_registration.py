@@ -110,33 +110,3 @@ sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 show(kind(AutoModelForAudioClassification.from_config(emotion_ft.ASTEmotionConfig(**sizes))))
 """
     assert run(code) == ["emotion_ft.modeling.modeling_ast_emotion.ASTForEmotionRegression"]
-
-
-def test_several_threads(model_dir):
-    """Some import and some load, all at the same time: no deadlock, and nobody sees half a module."""
-    code = """
-import threading
-import transformers  # which several threads cannot import at once
-
-failures = []
-
-def attempt(statement):
-    try:
-        exec(statement, {"folder": sys.argv[1]})
-    except BaseException as error:
-        failures.append(f"{statement}: {error!r}")
-
-statements = [
-    "import emotion_ft; from transformers import AutoConfig; AutoConfig.from_pretrained(folder)",
-    "from transformers import pipeline",
-    "import emotion_ft.modeling.pipeline_ast_emotion",
-    "import emotion_ft; emotion_ft.ASTForEmotionRegression.from_pretrained(folder)",
-]
-threads = [threading.Thread(target=attempt, args=[statement], daemon=True) for statement in statements]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join(150)
-show(failures + [str(thread) for thread in threads if thread.is_alive()])
-"""
-    assert run(code, model_dir) == [[]]

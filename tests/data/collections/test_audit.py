@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from commands import in_process
 
 from emotion_ft.data.collections.audit import audit
 from emotion_ft.reports.audit import to_markdown
@@ -88,12 +89,12 @@ def test_annotations_alone_are_enough(root):
     assert "## Audio" not in to_markdown(found, root)
 
 
-def test_the_recipe_prints_the_report_and_leaves_table_and_plots(root, recipe, tmp_path):
+def test_the_recipe_prints_the_report_and_leaves_table_and_plots(root, tmp_path):
     output = tmp_path / "audit"
-    done = recipe("audit_deam", root, "--output", output)
+    done = in_process("audit_deam", root, "--output", output)
     assert done.returncode == 0, done.stderr
     assert (output / "audit.md").read_text() in done.stdout and "- 1003: no audio" in done.stdout
     assert pd.read_csv(output / "audit.csv").set_index("song_id").loc[1003, "problems"] == "no audio"
     for name in ("exchange.png", "labels.png"):
         assert (output / "plots" / name).read_bytes().startswith(b"\x89PNG")
-    assert recipe("audit_deam", tmp_path / "nowhere").stderr.startswith("audit_deam: expected the folder")
+    assert in_process("audit_deam", tmp_path / "nowhere").stderr.startswith("audit_deam: expected the folder")
