@@ -6,8 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
@@ -93,15 +92,6 @@ def launch_flags(arguments: list[str]) -> list[str]:
     return arguments[: len(arguments) - len(after) - 1]
 
 
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """SIGTERM as an exception, where this process may ask for that."""
-    from .training import signals
-
-    with signals.heeded():
-        yield
-
-
 def command(going_on: str = "nothing was written") -> Callable[[Main], Callable[[list[str] | None], NoReturn]]:
     """The one way out of every recipe: errors as one sentence, exit codes, Ctrl-C and SIGTERM with what was kept.
 
@@ -117,10 +107,10 @@ def command(going_on: str = "nothing was written") -> Callable[[Main], Callable[
 
         @wraps(recipe)
         def run(arguments: list[str] | None = None) -> NoReturn:
-            from .training.signals import EXIT_CODE, Terminated
+            from .training.signals import EXIT_CODE, Terminated, heeded
 
             try:
-                with _interrupts():
+                with heeded():
                     sys.exit(recipe(sys.argv[1:] if arguments is None else arguments))
             except UsageError as error:
                 if os.environ.get("EMOTION_FT_DEBUG") == "1":

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
 
     from datasets import disable_progress_bars
 
-    from emotion_ft.hub.push import create_repository, push_prepared
+    from emotion_ft.hub.push import create_repository, push
     from emotion_ft.training.preparation import run_preparation
 
     disable_progress_bars()  # of single files; the log-mels keep theirs
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
         return
     print(f"{done.songs} songs, labels {', '.join(done.labels)}, {done.megabytes:.1f} MB: {done.output}")
     if given.push:
-        print(f"Pushed to {push_prepared(done.output, given.push, given.private, given.revision, given.token)}")
+        print(f"Pushed to {push(done.output, given.push, given.private, given.revision, given.token)}")
 
 
 if __name__ == "__main__":

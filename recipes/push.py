@@ -7,8 +7,6 @@ of songs stay. Pushed again, only what has changed is sent. --space also publish
 model. Log in with `hf auth login`.
 """
 
-from pathlib import Path
-
 from emotion_ft.cli import command, recipe_parser
 
 
@@ -33,11 +31,9 @@ def main(arguments: list[str]) -> None:
     if given.space is not None and "/" not in given.repo_id:
         parser.error("--space needs the model's REPO_ID in full, you/name")
 
-    from emotion_ft.data.prepared import COLLECTION_NAME
-    from emotion_ft.hub.push import push, push_prepared, push_space
+    from emotion_ft.hub.push import push, push_space
 
-    send = push_prepared if Path(given.folder, COLLECTION_NAME).is_file() else push
-    print(send(given.folder, given.repo_id, given.private, given.revision, given.token, given.message))
+    print(push(given.folder, given.repo_id, given.private, given.revision, given.token, given.message))
     if given.space is not None:
         space_id = given.space or f"{given.repo_id}-space"
         print(push_space(given.repo_id, space_id, given.private, given.revision, given.token))

@@ -23,6 +23,7 @@ from transformers import ASTConfig, ASTModel
 from emotion_ft.data.collections.annotations import read_static
 from emotion_ft.data.rendering.songs import render_deam
 from emotion_ft.data.splits import SPLIT_NAMES
+from emotion_ft.hub.repository import shared_files
 from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression, MelGenerator
 from emotion_ft.training.trainer import EmotionTrainer
 
@@ -298,6 +299,15 @@ class TestCrossValidate:
             assert sides["test"] == set(rows["song_id"]) and sum(map(len, sides.values())) == len(table)
             artists = [set(table[table["song_id"].isin(ids)]["artist"].dropna()) for ids in sides.values()]
             assert not artists[0] & artists[1] and not (artists[0] | artists[1]) & artists[2]
+
+    def test_a_fold_is_a_whole_repository_whose_card_loads_it(self, folds):
+        for fold in range(3):
+            folder = folds[0] / f"fold-{fold}"
+            files = shared_files(folder)
+            assert {"README.md", "report.html", "pipeline_ast_emotion.py", "audio_ast_emotion.py"} <= set(files)
+            assert f'model="{folder}", trust_remote_code=True' in files["README.md"].read_text()
+            config = json.loads(files["config.json"].read_text())
+            assert config["custom_pipelines"]["music-emotion"]["impl"].startswith("pipeline_ast_emotion.")
 
     def test_numbers_follow_from_the_pooled_predictions(self, folds):
         table = pd.read_csv(folds[0] / "predictions.csv")

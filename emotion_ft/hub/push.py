@@ -10,10 +10,10 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
 from .. import run_folder
 from ..config.settings import TrainingConfig
-from ..data.prepared import COLLECTION_NAME, FILES
+from ..data.prepared import COLLECTION_NAME
 from ..errors import UsageError
 from ..reports.cards import card_for
-from .repository import matching, model_type, shared_files
+from .repository import model_type, shared_files, shared_patterns
 from .space import build_space
 from .upload import create_repository, hub_errors, upload
 
@@ -27,14 +27,14 @@ def push(
     message: str | None = None,
     finished: bool = True,
 ) -> str:
-    """Upload a run or GAN to the Hub in one commit, or make no commit if the Hub already has all of it.
+    """Upload a run, a GAN or a prepared collection in one commit, or make none if the Hub already has all of it.
 
-    Uploads `run_folder.SHARED`: weights, configuration, front end, code, card, scores, plots, report, audit and split.
-    The card is rendered for `repo_id` unless it was edited. Files of an earlier push that the folder no longer has are
-    deleted.
+    Of a run, `run_folder.SHARED` is uploaded: weights, configuration, front end, code, card, scores, plots, report,
+    audit and split. A prepared collection becomes a dataset. The card is rendered for `repo_id` unless it was edited.
+    Files of an earlier push that the folder no longer has are deleted.
 
     Args:
-        folder: the output folder of `emotion-ft finetune` or `train_gan`.
+        folder: the output folder of `emotion-ft finetune`, `train_gan` or `prepare`.
         repo_id: `you/name`, or `name` in the token's own account; created if it does not exist.
         private: whether only its owner may see it.
         revision: branch, created from main if it does not exist; None: main.
@@ -46,15 +46,18 @@ def push(
         The address of the repository.
 
     Raises:
-        UsageError: if the folder holds no finished run or a token, or the Hub cannot be reached or refuses.
+        UsageError: if the folder holds nothing finished or a token, or the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
     files: dict[str, Path | bytes] = {**shared_files(folder, finished)}
-    url = create_repository(repo_id, private, token)
-    _refuse_another_kind(folder / run_folder.MODEL_CONFIG, url, revision, token)
+    collection = COLLECTION_NAME in files
+    url = create_repository(repo_id, private, token, "dataset" if collection else "model")
+    if not collection:
+        _refuse_another_kind(folder / run_folder.MODEL_CONFIG, url, revision, token)
     if finished:
         files[run_folder.CARD] = card_for(folder, url.repo_id, revision).encode()
-    return upload(url, files, run_folder.SHARED, revision, token, message or f"Push {folder.resolve().name}")
+    message = message or f"Push {folder.resolve().name}"
+    return upload(url, files, shared_patterns(folder), revision, token, message)
 
 
 def plan_push(training: TrainingConfig, folder: str | Path) -> Callable[[], str] | None:
@@ -70,27 +73,6 @@ def plan_push(training: TrainingConfig, folder: str | Path) -> Callable[[], str]
     private, token = bool(training.hub_private_repo), training.hub_token
     create_repository(repo_id, private, token)
     return partial(push, folder, repo_id, private, training.hub_revision, token)
-
-
-def push_prepared(
-    folder: str | Path,
-    repo_id: str,
-    private: bool = False,
-    revision: str | None = None,
-    token: str | None = None,
-    message: str | None = None,
-) -> str:
-    """Upload a prepared collection, as `shards.finish_prepared` leaves it, as a dataset; all else is as in `push`."""
-    folder = Path(folder)
-    if missing := [name for name in (run_folder.CARD, COLLECTION_NAME) if not (folder / name).is_file()]:
-        raise UsageError(
-            f"'{folder}' holds no prepared collection: no {', '.join(missing)}; `emotion-ft prepare` writes both."
-        )
-    patterns = (run_folder.CARD, *FILES)
-    files: dict[str, Path | bytes] = {**matching(folder, patterns)}
-    url = create_repository(repo_id, private, token, "dataset")
-    files[run_folder.CARD] = card_for(folder, url.repo_id, revision).encode()
-    return upload(url, files, patterns, revision, token, message or f"Push {folder.resolve().name}")
 
 
 def push_space(

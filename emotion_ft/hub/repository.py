@@ -1,10 +1,11 @@
-"""The output folder of a run as a repository: the files to upload, and the pipeline's code among them."""
+"""An output folder as a repository: the files to upload, and the pipeline's code among them."""
 
 import json
 import re
 from pathlib import Path
 
 from .. import run_folder
+from ..data.prepared import COLLECTION_NAME, FILES
 from ..errors import UsageError
 from ..inference.loading import find_pickles, load_model
 from ..modeling import ASTEmotionConfig
@@ -13,18 +14,35 @@ TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
 
 
 def shared_files(folder: str | Path, finished: bool = True) -> dict[str, Path]:
-    """The files of a run or GAN that may be uploaded: paths by their names in the repository.
+    """The files of a run, a GAN or a prepared collection that may be uploaded: paths by their names in the repository.
 
     Args:
-        finished: whether the run must be finished, with results.
+        finished: whether a run must be finished, with results.
 
     Raises:
-        UsageError: if the folder holds no finished run, weights only as pickles, or a token in one of these files.
+        UsageError: if the folder holds nothing finished, weights only as pickles, or a token in one of these files.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no run in '{folder}': no such folder.")
-    found = matching(folder, run_folder.SHARED)
+    patterns = shared_patterns(folder)
+    found = {
+        path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))
+    }
+    if COLLECTION_NAME not in found:
+        _refuse_unfinished(folder, found, finished)
+    for path in found.values():
+        if path.suffix not in (".safetensors", ".png", ".parquet") and TOKEN.search(path.read_bytes()):
+            raise UsageError(f"'{path}' holds what looks like a token of the Hub: remove it, and revoke the token.")
+    return found
+
+
+def shared_patterns(folder: Path) -> tuple[str, ...]:
+    """The names that may be uploaded: those of a prepared collection, or of a run."""
+    return (run_folder.CARD, *FILES) if (folder / COLLECTION_NAME).is_file() else run_folder.SHARED
+
+
+def _refuse_unfinished(folder: Path, found: dict[str, Path], finished: bool) -> None:
     weights = run_folder.WEIGHTS in found or run_folder.WEIGHTS_INDEX in found
     if not weights and (pickles := find_pickles(folder)):
         raise UsageError(
@@ -39,15 +57,6 @@ def shared_files(folder: str | Path, finished: bool = True) -> dict[str, Path]:
             f"'{folder}' holds no finished run: no {', '.join(missing)}; finetune and train_gan write them when they "
             "finish."
         )
-    for path in found.values():
-        if path.suffix not in (".safetensors", ".png") and TOKEN.search(path.read_bytes()):
-            raise UsageError(f"'{path}' holds what looks like a token of the Hub: remove it, and revoke the token.")
-    return found
-
-
-def matching(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
-    """The files in `folder` that match one of the patterns, by their relative names."""
-    return {path.relative_to(folder).as_posix(): path for pattern in patterns for path in sorted(folder.glob(pattern))}
 
 
 def model_type(config: str | Path) -> str | None:

@@ -159,7 +159,7 @@ def check(config: Config, flags: Sequence[str], sizes: list[int], songs: int) ->
     """Raise an `AblationError` if the arms would not differ as their names say, or could not be trained."""
     given = [name for name in SET_BY_STUDY if any(flag.split("=")[0] == f"--{name}" for flag in flags)]
     if config.training.push_to_hub:
-        raise AblationError("a study makes many runs: leave out push_to_hub, and push one of them with push.py.")
+        raise AblationError("a study makes many runs: leave out push_to_hub, and push one with `emotion-ft push`.")
     if given or config.synthetic.gan:
         raise AblationError(f"--{(given or ['gan'])[0]} is set by the study itself: leave it out of flags and file.")
     if not 2 <= sizes[0] <= sizes[-1] <= songs:

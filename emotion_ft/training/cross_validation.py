@@ -96,7 +96,7 @@ def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits]
     data, seed = config.data, config.training.seed
     if config.training.push_to_hub:
         raise UsageError(
-            "cross-validation makes one model per fold: leave out push_to_hub, and push one of them with push.py."
+            "cross-validation makes one model per fold: leave out push_to_hub, and push one with `emotion-ft push`."
         )
     if data.split != "random":
         raise UsageError(f"cross-validation draws its own folds: leave out --split {data.split}.")

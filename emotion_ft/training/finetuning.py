@@ -52,9 +52,10 @@ def run_finetuning(config: Config) -> Finished | None:
     training = config.training
     send = push.plan_push(training, training.output_dir)
     with writing(training.output_dir, "output_dir"):
+        # Before the folder is cleared: an earlier run is not removed for weights that are missing.
+        start = inputs.find_checkpoint(config.model)
         checkpoint = checkpoints.prepare_output_dir(training)
         inputs.make_deterministic(training)
-        start = inputs.find_checkpoint(config.model)
         extractor = inputs.build_extractor(config)
         songs = inputs.load_collection(config.data, training.seed)
         songs, bad_files = inputs.store_features(songs, extractor, config.data)
@@ -95,10 +96,10 @@ def finetune(
     output = trainer.predict(test, metric_key_prefix="test")
     if not trainer.is_world_process_zero():
         return None
-    finished = _score(config, extractor, songs, trainer, output, halfwidths)
-    finished.results.update(_facts(config, songs, trainer, trained))
-    finished.results.update(synthetic_windows=synthetic, bad_files=len(bad_files))
-    finished.results["validation_mean_ccc"] = (validation.metrics or {})["validation_mean_ccc"]
+    facts = _facts(config, songs, trainer, trained) | {"synthetic_windows": synthetic, "bad_files": len(bad_files)}
+    facts["validation_mean_ccc"] = (validation.metrics or {})["validation_mean_ccc"]
+    scored = _score(config, extractor, songs, trainer, output, halfwidths)
+    finished = scored._replace(results=facts | scored.results)
     folder, table, scores, curve_scores, results, _ = finished
     repository.add_pipeline(folder)
     training_plots.plot_learning_curve(folder, trainer.state, trainer.args.unfreeze_at)

@@ -296,6 +296,25 @@ print(json.dumps(said))
             push(run, "user/x")
 
 
+class TestCollection:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        for name in ("README.md", "collection.json", "labels/repaired.parquet", "log_mels/00000.parquet", "notes.txt"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(name)
+        return tmp_path
+
+    def test_only_its_own_files_travel(self, folder):
+        assert set(shared_files(folder)) == {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.name != "notes.txt"
+        }
+
+    def test_a_token_in_it_is_refused_as_in_a_run(self, folder):
+        (folder / "README.md").write_text(f"hf_{'a' * 34}")
+        with pytest.raises(UsageError, match=r"README.md' holds what looks like a token of the Hub"):
+            push(folder, "user/songs")
+
+
 class TestCard:
     """The card that travels loads its own repository, and nothing else in it changes."""
 

@@ -30,6 +30,19 @@ def test_weights_are_looked_up_before_anything_is_decoded(config, monkeypatch):
         run_finetuning(config("--checkpoint", "MIT/nowhere"))
 
 
+def test_missing_weights_do_not_cost_the_run_that_stands_there(config, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("all_results.json", "model.safetensors"):
+        (folder / name).write_text("an earlier run")
+    with pytest.raises(UsageError, match="cannot get 'MIT/nowhere'"):
+        run_finetuning(config("--checkpoint", "MIT/nowhere", "--overwrite_output_dir"))
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "all_results.json": "an earlier run",
+        "model.safetensors": "an earlier run",
+    }
+
+
 def test_results_are_written_last_and_hold_facts_as_fields(config, monkeypatch, tmp_path):
     there = []
     write = run_folder.write_results
