@@ -114,7 +114,7 @@ def clear(folder: str | Path) -> None:
     """Remove a run from its folder, and leave everything that is not a run's."""
     for entry in ENTRIES:
         for old in Path(folder).glob(entry.name) if entry.cleared else ():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
 
 
 def write_results(folder: str | Path, results: dict[str, Any]) -> Path:

@@ -19,6 +19,15 @@ def test_a_fresh_start_removes_everything_that_a_run_leaves_and_nothing_else(tmp
     assert there == sorted(kept)
 
 
+def test_a_link_is_removed_and_what_it_points_to_stays(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.png").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "plots").symlink_to(tmp_path / "elsewhere")
+    run_folder.clear(tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir()) and (tmp_path / "elsewhere" / "mine.png").is_file()
+
+
 def test_names_stand_once_and_private_ones_do_not_travel():
     names = [entry.name for entry in run_folder.ENTRIES]
     assert len(names) == len(set(names)) and all(entry.what for entry in run_folder.ENTRIES)

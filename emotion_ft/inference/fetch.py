@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
-from ..errors import UsageError
+from ..errors import UsageError, brief
 
 FILES = ("*.json", "*.safetensors")
 
@@ -40,6 +40,6 @@ def fetch(model: str | os.PathLike, revision: str = "main", advice: str = "name 
         raise UsageError(f"no model '{name}' on the Hub, and no such folder: {reason}") from error
     except (HTTPError, OfflineModeIsEnabled, OSError) as error:
         raise UsageError(
-            f"cannot get '{name}': there is no such folder, the Hub does not answer, and no copy is in the cache. "
-            f"Check the network, or {advice}."
+            f"cannot get '{name}': there is no such folder, and no way to the Hub nor a copy in the cache "
+            f"({brief(error.__cause__ or error)}). Check the network, or {advice}."
         ) from error

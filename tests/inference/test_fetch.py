@@ -42,7 +42,8 @@ def test_a_file_is_no_model(tmp_path):
 
 
 def test_an_id_is_asked_for_once_and_the_sentence_says_what_to_do(asked):
-    with pytest.raises(UsageError, match=r"cannot get 'you/model': .*Check the network, or use another\.$"):
+    expected = r"cannot get 'you/model': .*\(no network\)\. Check the network, or use another\.$"
+    with pytest.raises(UsageError, match=expected):
         fetch("you/model", advice="use another")
     assert asked == ["you/model"]
 
