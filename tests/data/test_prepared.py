@@ -8,6 +8,7 @@ import signal
 
 import fsspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -268,6 +269,15 @@ class TestSideBySide:
     @pytest.fixture(autouse=True)
     def small_shards(self, monkeypatch):
         monkeypatch.setattr(shards, "SHARD_SONGS", 10)
+
+    def test_whoever_finishes_again_leaves_it_to_its_readers(self, copied, tables, tiny_extractor, monkeypatch):
+        """Several processes finish at once, and one may read what another would replace."""
+        removed, planned, log_mel = [], plan_shards(tables), LogMel(tiny_extractor, 1.0)
+        monkeypatch.setattr(shards, "_remove", lambda system, path: removed.append(path))
+        assert finish_prepared(copied, tables, planned, log_mel) == [] and not removed
+        (copied / "labels" / "distributed.parquet").write_bytes(b"of other labels")
+        assert finish_prepared(copied, tables, planned, log_mel) == [] and removed
+        pd.read_parquet(copied / "labels" / "distributed.parquet")
 
     @pytest.mark.parametrize("place", ["folder", "url"])
     def test_parts_make_the_same_bytes_and_the_last_one_finishes(

@@ -141,10 +141,10 @@ def test_bombs(name, tmp_path):
     content, said = BOMBS[name]
     path = tmp_path / "bomb.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with bounds(seconds=4), pytest.raises(ConfigError) as raised:
+    with bounds(), pytest.raises(ConfigError) as raised:
         parse_config([str(path)])
     one_line(str(raised.value), path, said, longest=1000)
-    with bounds(seconds=4), pytest.raises(AnnotationError) as raised:
+    with bounds(), pytest.raises(AnnotationError) as raised:
         load_collection_file(path)
     one_line(str(raised.value), path, longest=1000)
 

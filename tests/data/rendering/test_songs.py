@@ -1,6 +1,7 @@
 """Rendered songs: in DEAM's layout to the byte, reproducible, resumable, and following their labels audibly."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import soundfile
 
 from emotion_ft.data.collections.annotations import read_artists, read_dynamic, read_static
+from emotion_ft.data.collections.csv_collection import load_csv
+from emotion_ft.data.collections.deam import load_deam, load_songs
 from emotion_ft.data.collections.exchange import repair
 from emotion_ft.data.files import RENDER_SETTINGS
 from emotion_ft.data.rendering import songs
@@ -84,6 +87,20 @@ def test_files_are_stereo_mp3s_of_the_requested_length(root):
         audio, _ = soundfile.read(path)
         assert 0.05 < np.abs(audio).max() <= 1.1 and np.isfinite(audio).all()
         assert not np.allclose(audio[:, 0], audio[:, 1])
+
+
+def test_its_songs_are_known_as_rendered_and_others_are_not(root, songs_root, tmp_path):
+    known = {bool(mark) for side in load_deam(root).values() for mark in side["rendered"]}
+    assert known == {True}
+    assert not any(load_songs(songs_root)["rendered"])
+    (tmp_path / "Surrendered").mkdir()
+    shutil.copy(next((root / AUDIO).glob("*.mp3")), tmp_path / "Surrendered" / "1.mp3")
+    table = tmp_path / "Surrendered" / "labels.csv"
+    table.write_text("song_id,valence,arousal\n1,4,5\n")
+    for rendered in (False, True):
+        songs = load_csv(table, table.parent)
+        assert songs["rendered"][:] == [rendered] and songs["source"][:] == ["Surrendered"]
+        shutil.copy(root / "render_settings.json", table.parent)
 
 
 def test_our_reader_reads_it(root):
