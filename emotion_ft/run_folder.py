@@ -31,6 +31,7 @@ MODEL_CONFIG = "config.json"
 FRONT_END = "preprocessor_config.json"
 PIPELINE = "pipeline_ast_emotion.py"
 PIPELINE_CODE = (PIPELINE, "audio_ast_emotion.py")
+ADAPTER = "adapter"
 EMBEDDINGS = "embeddings-{}.safetensors"
 CHECKPOINTS = "checkpoint-*"
 GAN_STATE = "gan_state.json"
@@ -68,6 +69,11 @@ ENTRIES = (
     Entry(WEIGHTS, "the model's weights", shared=(WEIGHTS,)),
     Entry("model-*-of-*.safetensors", "parts of larger weights", shared=("model-*-of-*.safetensors",)),
     Entry(WEIGHTS_INDEX, "which part holds which weight", shared=(WEIGHTS_INDEX,)),
+    Entry(
+        ADAPTER,
+        "a LoRA adapter, which the weights contain already",
+        shared=(f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors"),
+    ),
     Entry(MODEL_CONFIG, "the model's configuration", shared=(MODEL_CONFIG,)),
     Entry(FRONT_END, "the front end", shared=(FRONT_END,)),
     Entry("*_ast_emotion.py", "the model's and the pipeline's code", shared=("*_ast_emotion.py",)),

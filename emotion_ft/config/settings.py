@@ -152,6 +152,10 @@ class ModelConfig:
     loss: Literal["mse", "ccc", "mix"] = _option("mse", "Training loss: MSE, 1 - CCC, or their mean.")
     head_dropout: float = _option(0.3, "Dropout in the new head, in [0, 1).")
     attn_implementation: Literal["sdpa", "eager"] = _option("sdpa", "Attention kernel.")
+    lora_rank: int = _option(0, "Rank of LoRA updates, trained in place of the backbone's weights (0: none).")
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "v_proj"], metadata={"help": "Layers that LoRA updates, by their names."}
+    )
     hidden_size: int = _option(768, "Width (only without a checkpoint).")
     num_hidden_layers: int = _option(12, "Layers (only without a checkpoint).")
     num_attention_heads: int = _option(12, "Attention heads (only without a checkpoint).")
@@ -160,6 +164,10 @@ class ModelConfig:
     time_stride: int = _option(10, "Patch stride along time, in frames (only without a checkpoint).")
     frequency_stride: int = _option(10, "Patch stride along frequency, in bands (only without a checkpoint).")
     initializer_range: float = _option(0.02, "Standard deviation of random weights; narrow models need a larger one.")
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0 or not self.lora_targets:
+            raise ConfigError(f"lora_rank must not be negative, and lora_targets name layers: got {self.lora_rank}.")
 
     def architecture(self) -> dict[str, int | float]:
         """Keyword arguments of `ASTEmotionConfig` for a model with random weights."""
@@ -178,6 +186,10 @@ def hardware_precision() -> Precision:
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
 
 
+def _greater_is_better(metric: str) -> bool:
+    return not metric.lower().endswith(("loss", "rmse", "mae", "mse"))
+
+
 @dataclass
 class TrainingConfig(TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning an AST, and the few settings that they lack."""
@@ -189,6 +201,9 @@ class TrainingConfig(TrainingArguments):
     backbone_learning_rate: float = _option(3e-5, "Peak learning rate of the pretrained transformer.")
     head_learning_rate: float = _option(3e-4, "Peak learning rate of the new head.")
     unfreeze_at: float = _option(0.25, "Share of the training with a frozen backbone, in [0, 1].")
+    backbone_warmup: float = _option(
+        0.05, "Warm-up of the backbone once it is unfrozen: a share of the steps that remain, in [0, 1)."
+    )
     freeze: Literal["first", "always"] = _option(
         "first",
         "first: until unfreeze_at; always: only the head learns, from stored embeddings.",
@@ -215,7 +230,9 @@ class TrainingConfig(TrainingArguments):
     save_total_limit: int | None = _option(2, "Checkpoints kept; the best one is always among them.")
     load_best_model_at_end: bool = _option(True, "Finish with the weights of the best validation score.")
     metric_for_best_model: str = _option("mean_ccc", "Validation score that selects the model.")
-    greater_is_better: bool = _option(True, "Whether a larger metric_for_best_model is better.")
+    greater_is_better: bool | None = _option(
+        None, "Whether a larger metric_for_best_model is better (default: unless it is a loss, RMSE or MAE)."
+    )
     remove_unused_columns: bool = _option(False, "Must stay false: the transform needs columns the model does not.")
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label columns."})
     logging_steps: float = _option(10, "Optimizer steps between two log lines.")
@@ -234,12 +251,21 @@ class TrainingConfig(TrainingArguments):
             )
         if not 0 <= self.unfreeze_at <= 1:
             raise ConfigError(f"unfreeze_at is a share of the training in [0, 1], but is {self.unfreeze_at}.")
+        if not 0 <= self.backbone_warmup < 1:
+            raise ConfigError(f"backbone_warmup is a share of the steps in [0, 1), but is {self.backbone_warmup:g}.")
         if self.freeze == "always":
             self.unfreeze_at = 1.0
+        if self.enable_jit_checkpoint:
+            raise ConfigError(
+                "enable_jit_checkpoint would replace the handling of SIGTERM that is built in: the run saves a "
+                "checkpoint, exits with 143 and resumes with --resume_from_checkpoint."
+            )
         if self.frozen_crops < 1:
             raise ConfigError(f"frozen_crops must be at least 1, but is {self.frozen_crops}.")
         if not 0 < self.interval_level < 1:
             raise ConfigError(f"interval_level must lie in (0, 1), but is {self.interval_level:g}.")
+        if self.greater_is_better is None:
+            self.greater_is_better = _greater_is_better(self.metric_for_best_model)
         # TrainingArguments refuses bf16 on a machine without an accelerator unless told that this is meant.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         if not (self.bf16 or self.fp16):
@@ -339,6 +365,8 @@ class Config:
                 f"loss {self.model.loss} needs a per_device_train_batch_size of 2 or more: CCC is a batch's."
             )
 
+        if self.model.lora_rank and self.training.freeze == "always":
+            raise ConfigError("lora_rank trains the backbone, which freeze always forbids: leave one of them out.")
         if self.data.label_weights != "none" and self.model.loss != "mse":
             raise ConfigError(f"label_weights weight squared errors, so they need loss mse, not {self.model.loss}.")
         if self.synthetic.gan and (self.data.labels == "dynamic" or self.data.label_weights != "none"):
@@ -386,6 +414,7 @@ def _plain(section: Any) -> dict[str, Any]:
             not f.init
             or f.name.endswith("token")
             or f.name in _DERIVED | _COMMANDS
+            or (f.name == "greater_is_better" and value == _greater_is_better(section.metric_for_best_model))
             or (f.name not in ours and value == _default(f))
         ):
             continue

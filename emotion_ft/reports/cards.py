@@ -26,10 +26,10 @@ HUB_METRICS = {"rmse": "rmse", "mae": "mae", "r2": "r_squared", "r": "pearsonr",
 SETTINGS = {
     "data": "labels exchanged_ids label_weights group_by_artist validation_fraction test_fraction",
     "spec_augment": "time_masks time_mask_frames frequency_masks frequency_mask_bins",
-    "model": "loss head_dropout",
+    "model": "loss head_dropout lora_rank lora_targets",
     "training": "num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
-    "backbone_learning_rate head_learning_rate freeze unfreeze_at lr_scheduler_type warmup_steps weight_decay "
-    "max_grad_norm early_stopping_patience metric_for_best_model precision seed",
+    "backbone_learning_rate head_learning_rate freeze unfreeze_at backbone_warmup lr_scheduler_type warmup_steps "
+    "weight_decay max_grad_norm early_stopping_patience metric_for_best_model precision seed",
     "synthetic": "synthetic_fraction confirm_within",
 }
 """What a reader needs to judge or repeat a run, without the folders and names of the machine."""

@@ -1,8 +1,10 @@
 """Callbacks of the trainer; each is a function of the training state, so that a resumed run behaves the same."""
 
 import logging
+import math
 from typing import Any
 
+import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -10,38 +12,51 @@ from . import signals
 
 logger = logging.getLogger(__name__)
 
-SHOWN = {"loss": "loss", "backbone_lr": "backbone lr", "head_lr": "head lr", "eval_mean_ccc": "val CCC"}
+SHOWN = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "backbone_lr": "backbone lr",
+    "head_lr": "head lr",
+    "eval_mean_ccc": "val CCC",
+}
+
+
+def unfreezing_step(args: Any, max_steps: int) -> int:
+    """The first of `max_steps` optimizer steps, counted from 0, in which the backbone learns."""
+    return math.ceil(args.unfreeze_at * max_steps)
 
 
 class UnfreezeCallback(TrainerCallback):
-    """Keep the backbone frozen for a share of all optimizer steps, in [0, 1]; 0 never freezes, 1 never unfreezes.
+    """Keep the backbone frozen until `unfreezing_step`. Weights that were frozen before the training stay frozen.
 
     Freezing waits for `on_train_begin`: by then the optimizer and, with several processes, DDP have registered all
     parameters, which they would not do for frozen ones.
     """
 
-    def __init__(self, unfreeze_at: float):
-        self.unfreeze_at = unfreeze_at
+    def __init__(self) -> None:
+        self._trained: list[torch.nn.Parameter] = []
         self._frozen: bool | None = None
 
-    def _set(self, state: TrainerState, model: Any) -> None:
-        model = getattr(model, "module", model)
-        frozen = state.global_step < self.unfreeze_at * state.max_steps
+    def _set(self, frozen: bool, state: TrainerState) -> None:
         if frozen != self._frozen:
-            model.freeze_backbone() if frozen else model.unfreeze_backbone()
+            for parameter in self._trained:
+                parameter.requires_grad_(not frozen)
             if frozen or self._frozen is not None:
                 logger.info("Step %d: backbone %s.", state.global_step, "frozen" if frozen else "unfrozen")
             self._frozen = frozen
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        backbone = getattr(kwargs["model"], "module", kwargs["model"]).backbone
+        self._trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
         self._frozen = None
-        self._set(state, kwargs["model"])
+        self._set(state.global_step < unfreezing_step(args, state.max_steps), state)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._set(state, kwargs["model"])
+        self._set(state.global_step < unfreezing_step(args, state.max_steps), state)
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        getattr(kwargs["model"], "module", kwargs["model"]).unfreeze_backbone()
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
 
 
 class EpochCallback(TrainerCallback):
@@ -71,23 +86,29 @@ class LearningRateProgress(ProgressCallback):
 class EarlyStopping(TrainerCallback):
     """Stop after `patience` evaluations in a row without a better `metric`, such as `eval_mean_ccc`.
 
-    The count is taken from the log, which checkpoints keep, so that a resumed run continues it; transformers' callback
-    starts again from zero.
+    Only evaluations after the backbone was unfrozen count, or all of them if it never is: a head that has learnt all
+    it can would otherwise end the training before the backbone has learnt anything. The count is taken from the log,
+    which checkpoints keep, so that a resumed run continues it; transformers' callback starts again from zero.
     """
 
     def __init__(self, patience: int, metric: str, greater_is_better: bool):
         self.patience, self.metric, self.sign = patience, metric, 1 if greater_is_better else -1
 
-    def exhausted(self, log_history: list[dict[str, float]]) -> bool:
-        """Whether the last `patience` evaluations in the log are all no better than the best one before them."""
-        scores = [self.sign * entry[self.metric] for entry in log_history if self.metric in entry]
+    def exhausted(self, log_history: list[dict[str, float]], after: int = 0) -> bool:
+        """Whether the last `patience` evaluations after step `after` are all no better than the best one before."""
+        counted = (entry for entry in log_history if self.metric in entry and entry["step"] > after)
+        scores = [self.sign * entry[self.metric] for entry in counted]
         return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= self.patience
 
+    def _exhausted(self, args: Any, state: TrainerState) -> bool:
+        unfrozen = unfreezing_step(args, state.max_steps)
+        return self.exhausted(state.log_history, unfrozen if unfrozen < state.max_steps else 0)
+
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_training_stop = self.exhausted(state.log_history)
+        control.should_training_stop = self._exhausted(args, state)
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        control.should_training_stop |= self.exhausted(state.log_history)
+        control.should_training_stop |= self._exhausted(args, state)
 
 
 class StopOnSignal(TrainerCallback):

@@ -28,7 +28,7 @@ from ..scoring.metrics import DIMENSIONS
 from . import checkpoints, inputs, provenance
 from .embeddings import Embedded, embed
 from .synthetic_windows import mix_synthetic
-from .trainer import EmotionTrainer
+from .trainer import EmotionTrainer, check_metric
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def run_finetuning(config: Config) -> Finished | None:
     Returns None on processes other than the first. Raises `UsageError` for whatever the user can fix.
     """
     training = config.training
+    check_metric(training)
     send = push.plan_push(training, training.output_dir)
     with writing(training.output_dir, "output_dir"):
         # Before the folder is cleared: an earlier run is not removed for weights that are missing.
@@ -201,6 +202,8 @@ def _facts(config: Config, songs: DatasetDict, trainer: EmotionTrainer, trained:
         "epochs": trainer.state.epoch,
         "train_runtime": trained.metrics["train_runtime"],
         "train_loss": trained.training_loss,
+        "kept_step": trainer.kept_step,
+        "kept_phase": trainer.kept_phase,
         "base_model": checkpoint if checkpoint and not Path(checkpoint).exists() else None,  # on the Hub
         **environment.environment(config.training.device),
     }

@@ -27,6 +27,7 @@ from ..inference.fetch import fetch
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from ..reports import audit
 from ..scoring.scores import songs_table
+from . import adapters
 
 logger = logging.getLogger(__name__)
 
@@ -130,10 +131,8 @@ def find_checkpoint(model: ModelConfig) -> Path | None:
     return fetch(model.checkpoint, model.checkpoint_revision, f"{advice}deam_small") if model.checkpoint else None
 
 
-def build_model(
-    config: Config, extractor: ASTEmotionFeatureExtractor, start: Path | None = None
-) -> ASTForEmotionRegression:
-    """The model section's AST, for windows of the front end's size.
+def build_model(config: Config, extractor: ASTEmotionFeatureExtractor, start: Path | None = None) -> Any:
+    """The model section's AST, for windows of the front end's size; with LoRA, as `peft` wraps it.
 
     Args:
         start: the folder of its pretrained weights; None: that of `find_checkpoint`.
@@ -142,12 +141,14 @@ def build_model(
     settings |= {name: getattr(config.model, name) for name in ("head_dropout", "loss", "attn_implementation")}
     try:
         if start := start or find_checkpoint(config.model):
-            return ASTForEmotionRegression.from_ast(str(start), **settings)
-        settings |= config.model.architecture()
-        return ASTForEmotionRegression(ASTEmotionConfig(**settings))
+            model = ASTForEmotionRegression.from_ast(str(start), **settings)
+        else:
+            model = ASTForEmotionRegression(ASTEmotionConfig(**settings, **config.model.architecture()))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         name = config.model.checkpoint or "a model with random weights"
         raise UsageError(f"section 'model': cannot make {name}: {error}") from error
+    rank, targets = config.model.lora_rank, config.model.lora_targets
+    return adapters.add_lora(model, rank, targets) if rank else model
 
 
 def split_facts(config: Config) -> dict[str, Any]:

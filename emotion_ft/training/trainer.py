@@ -1,29 +1,40 @@
 """The Hugging Face Trainer, with separate learning rates for backbone and head, and checkpoints that restore fully."""
 
 import logging
+import math
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback, Trainer, TrainerCallback, default_data_collator
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from .. import faults, run_folder
-from ..config.settings import TrainingConfig
+from ..config.settings import ConfigError, TrainingConfig
 from ..data.songs import collections_of
 from ..data.synthetic import refuse_synthetic
 from ..errors import RESUME_OR_AGAIN, UsageError
 from ..hub import push, repository, upload
 from ..reports import cards, environment
-from ..scoring.metrics import compute_metrics
-from . import signals
-from .callbacks import EarlyStopping, EpochCallback, LearningRateProgress, StopOnSignal, UnfreezeCallback
+from ..scoring.metrics import KEYS, compute_metrics
+from . import adapters, signals
+from .callbacks import (
+    EarlyStopping,
+    EpochCallback,
+    LearningRateProgress,
+    StopOnSignal,
+    UnfreezeCallback,
+    unfreezing_step,
+)
 from .checkpoints import last_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -31,6 +42,13 @@ logger = logging.getLogger(__name__)
 
 class TrainingError(UsageError):
     """A training that cannot continue."""
+
+
+def check_metric(args: TrainingConfig) -> None:
+    """Raise a `ConfigError` if `metric_for_best_model` is no validation score of `compute_metrics`."""
+    name, known = args.metric_for_best_model, ("loss", *KEYS)
+    if name.removeprefix("eval_") not in known:
+        raise ConfigError(f"there is no metric_for_best_model '{name}': it is one of {', '.join(known)}.")
 
 
 def parameter_groups(
@@ -51,6 +69,23 @@ def parameter_groups(
         raise ValueError(f"no parameter of {type(model).__name__} belongs to the optimizer group '{empty[0]}'.")
     settings = [{"lr": lr, "weight_decay": decay} for lr in (backbone_lr, head_lr) for decay in (weight_decay, 0.0)]
     return [{"name": name, "params": groups[name], **own} for name, own in zip(names, settings, strict=True)]
+
+
+def with_backbone_warmup(schedule: LambdaLR, start: int, steps: int) -> LambdaLR:
+    """Multiply the learning rates of the groups named backbone_* by 0 before step `start`, then let them rise.
+
+    The rise is linear, 1 / (steps + 1) at step `start` and 1 from `start + steps`. AdamW's moments are empty when a
+    frozen backbone starts to learn, so that its first updates are as large as the rate on every weight.
+    """
+
+    def rising(factor: Callable[[int], float], step: int) -> float:
+        return factor(step) * min(max(step - start + 1, 0) / (steps + 1), 1.0)
+
+    groups = zip(schedule.lr_lambdas, schedule.optimizer.param_groups, strict=True)
+    return LambdaLR(
+        schedule.optimizer,
+        [partial(rising, f) if group.get("name", "").startswith("backbone") else f for f, group in groups],
+    )
 
 
 class EmotionTrainer(Trainer):
@@ -77,17 +112,19 @@ class EmotionTrainer(Trainer):
     ):
         if not isinstance(args, TrainingConfig):
             raise TypeError(f"args must be an emotion_ft.TrainingConfig, got {type(args).__name__}.")
+        adapters.check_adapted(model)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
         args.logging_nan_inf_filter = False  # it would hide losses that are not finite
-        ours: list[TrainerCallback] = [UnfreezeCallback(args.unfreeze_at), StopOnSignal()]
+        ours: list[TrainerCallback] = [UnfreezeCallback(), StopOnSignal()]
         if args.early_stopping_patience and args.eval_strategy != "no":
             metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
             ours.append(EarlyStopping(args.early_stopping_patience, metric, args.greater_is_better))
         train = kwargs.get("train_dataset")
         if hasattr(data := _transform(train) or train, "set_epoch"):
             ours.append(EpochCallback(data))
-        kwargs.setdefault("compute_metrics", compute_metrics)
+        if kwargs.setdefault("compute_metrics", compute_metrics) is compute_metrics:
+            check_metric(args)
         # Given a feature extractor, Trainer would choose a collator that pads, but all windows have the same length.
         kwargs.setdefault("data_collator", default_data_collator)
         super().__init__(model=model, args=args, callbacks=[*ours, *(callbacks or [])], **kwargs)
@@ -103,9 +140,34 @@ class EmotionTrainer(Trainer):
             self.optimizer = cls(parameter_groups(model, decayed, *rates, args.weight_decay), **settings)
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            schedule = super().create_scheduler(num_training_steps, optimizer)
+            start = unfreezing_step(self.args, num_training_steps)
+            if start and isinstance(schedule, LambdaLR):
+                steps = math.ceil(self.args.backbone_warmup * (num_training_steps - start))
+                self.lr_scheduler = with_backbone_warmup(schedule, start, steps)
+            elif start:
+                logger.warning("no backbone_warmup: the schedule %s has rates of its own", self.args.lr_scheduler_type)
+        return self.lr_scheduler
+
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         with signals.deferred():  # to `StopOnSignal`
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
+        if self.kept_phase == "frozen":
+            logger.warning("The weights kept are those of step %d: only the head was trained.", self.kept_step)
+        return output
+
+    @property
+    def kept_step(self) -> int:
+        """The optimizer step after which the weights were kept: the best one, or the last."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return self.state.global_step if best is None else best
+
+    @property
+    def kept_phase(self) -> str:
+        """Whether the backbone was "frozen" up to `kept_step`, or "unfrozen" by then."""
+        return "frozen" if self.kept_step <= unfreezing_step(self.args, self.state.max_steps) else "unfrozen"
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Otherwise a run that was killed after early stopping would be trained until the next evaluation when resumed.
@@ -142,9 +204,11 @@ class EmotionTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if logs.pop("learning_rate", None) is not None and self.optimizer is not None:
-            # This is after the scheduler's step, so these are the rates of the next update.
-            rates = {group["name"].split("_")[0]: group["lr"] for group in self.optimizer.param_groups}
-            logs |= {f"{part}_lr": float(rate) for part, rate in rates.items()}
+            # This is after the scheduler's step, so these are the rates of the next update. An optimizer of the
+            # user's own has groups without names.
+            groups = self.optimizer.param_groups
+            names = [f"{group['name'].split('_')[0]}_lr" if "name" in group else "learning_rate" for group in groups]
+            logs |= {name: float(group["lr"]) for name, group in zip(names, groups, strict=True)}
         super().log(logs, *args, **kwargs)
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> DataLoader[Any]:
@@ -187,6 +251,9 @@ class EmotionTrainer(Trainer):
         # Stock Trainer passes the file's tensors to load_state_dict(strict=False). transformers stores AST's encoder
         # under older names, so that would leave it unchanged; from_pretrained converts them.
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if adapters.is_adapted(model):
+            adapters.load_adapter(model, Path(str(folder)))
+            return
         source = type(model).from_pretrained(folder, dtype=torch.float32)
         model.load_state_dict(source.state_dict(), strict=True)
 
@@ -203,9 +270,15 @@ class EmotionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        folder, model = Path(output_dir or self.args.output_dir), self.model
+        adapted = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+        if adapters.is_adapted(adapted) and self.args.should_save:
+            adapters.save_adapter(adapted, folder)
+            self.model = adapters.merged(adapted)
+        super()._save(str(folder), state_dict if self.model is model else None)
+        self.model = model
         # A pickle; config.yaml has the same settings.
-        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Do nothing: stock Trainer would upload its arguments as a pickle, with `hub_token` in them."""

@@ -9,13 +9,14 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from emotion_ft.config.settings import SpecAugmentConfig, TrainingConfig
+from emotion_ft.config.settings import ConfigError, SpecAugmentConfig, TrainingConfig
 from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
 from emotion_ft.modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from emotion_ft.training.callbacks import EarlyStopping
 from emotion_ft.training.trainer import EmotionTrainer, parameter_groups
 
 SONGS, FRAMES = 24, 160
+NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,24 @@ def trainer(songs, extractor, tmp_path):
 
 class Killed(Exception):
     pass
+
+
+class KeepAt(TrainerCallback):
+    """Copies of the backbone before and after the update of a step, counted from 0."""
+
+    def __init__(self, step, kept):
+        self.step, self.kept = step, kept
+
+    def _keep(self, model):
+        self.kept.append([parameter.detach().clone() for parameter in model.backbone.parameters()])
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            self._keep(model)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step + 1:
+            self._keep(model)
 
 
 class KillAt(TrainerCallback):
@@ -181,10 +200,163 @@ class TestUnfreezing:
         run.train()
         assert all(p.requires_grad for p in run.model.parameters())
 
+    def test_what_was_frozen_by_hand_stays_frozen(self, trainer):
+        model = tiny_model()
+        by_hand = [*model.backbone.embeddings.parameters(), *model.backbone.layers[0].parameters()]
+        for parameter in by_hand:
+            parameter.requires_grad_(False)
+        before, free = [p.clone() for p in by_hand], model.backbone.layers[1].mlp.fc1.weight.clone()
+        run = trainer(model, unfreeze_at=0.5, max_steps=6, **NO_EVALUATION)
+        run.train()
+        assert not any(p.requires_grad for p in by_hand)
+        assert all(torch.equal(p, q) for p, q in zip(by_hand, before, strict=True))
+        assert not torch.equal(model.backbone.layers[1].mlp.fc1.weight, free)
+
+    def test_a_second_training_starts_frozen_again(self, trainer):
+        run = trainer(unfreeze_at=0.5, max_steps=4, **NO_EVALUATION)
+        run.train()
+        start, states = deepcopy(run.model), []
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, args, state, control, model=None, **kwargs):
+                states.append(largest_change(start, model, "backbone") > 0)
+
+        run.add_callback(Watch())
+        run.train()
+        assert states == [False, False, True, True]
+
+
+class PeaksAt:
+    """A metric that is best in its n-th evaluation and falls from there, whatever the model predicts."""
+
+    def __init__(self, best=1):
+        self.best, self.calls = best, 0
+
+    def __call__(self, output):
+        self.calls += 1
+        return {"mean_ccc": -abs(self.calls - self.best)}
+
+
+class TestPatience:
+    def run(self, trainer, epochs=30, best=1, **settings):
+        run = trainer(num_train_epochs=epochs, early_stopping_patience=7, unfreeze_at=0.25, **settings)
+        run.compute_metrics = PeaksAt(best)
+        start = deepcopy(run.model)
+        run.train()
+        return run, start
+
+    def test_counts_from_the_unfreezing_so_that_the_backbone_learns(self, trainer, caplog):
+        run, start = self.run(trainer, load_best_model_at_end=False)
+        # Unfrozen after 7.5 of 30 epochs; the first evaluation that counts comes after epoch 8.
+        assert run.state.epoch == 15
+        assert largest_change(start, run.model, "backbone") > 0
+        assert run.kept_phase == "unfrozen" and "only the head was trained" not in caplog.text
+
+    def test_weights_kept_from_the_frozen_phase_are_said_to_be(self, trainer, caplog):
+        run, start = self.run(trainer)
+        assert (run.kept_step, run.kept_phase) == (6, "frozen")
+        assert largest_change(start, run.model, "backbone") == 0
+        assert "those of step 6: only the head was trained" in caplog.text
+
+    def test_better_evaluations_after_the_unfreezing_are_kept(self, trainer):
+        run, start = self.run(trainer, epochs=12, best=10)
+        assert (run.kept_step, run.kept_phase) == (60, "unfrozen")
+        assert largest_change(start, run.model, "backbone") > 0
+
+    def test_it_counts_from_the_start_where_nothing_is_unfrozen(self, trainer):
+        for unfreeze_at in (0.0, 1.0):
+            run = trainer(num_train_epochs=30, early_stopping_patience=2, unfreeze_at=unfreeze_at)
+            run.compute_metrics = PeaksAt()
+            run.train()
+            assert run.state.epoch == 3 and run.kept_phase == ("frozen" if unfreeze_at else "unfrozen")
+
+
+class TestBackboneWarmup:
+    def rates(self, run):
+        rates = []
+
+        class Rates(TrainerCallback):
+            def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+                rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+        run.add_callback(Rates())
+        run.train()
+        return rates
+
+    def test_rises_from_the_unfreezing_and_joins_the_cosine(self, trainer):
+        settings = {"unfreeze_at": 0.25, "backbone_warmup": 0.2, "warmup_steps": 0.1, "max_steps": 40}
+        rates = self.rates(trainer(**settings, **NO_EVALUATION))
+        assert len(rates) == 40
+        for step, rate in enumerate(rates):
+            cosine = step / 4 if step < 4 else 0.5 * (1 + np.cos(np.pi * (step - 4) / 36))
+            risen = 0 if step < 10 else min((step - 9) / 7, 1)  # 6 of the 30 steps that remain
+            assert rate["head_decay"] == rate["head_no_decay"] == pytest.approx(3e-3 * cosine, abs=1e-9)
+            expected = pytest.approx(1e-3 * cosine * risen, abs=1e-9)
+            assert rate["backbone_decay"] == rate["backbone_no_decay"] == expected
+
+    def test_first_updates_are_a_small_share_of_the_rate(self, trainer):
+        """Without it, AdamW with empty moments moves nearly every weight by the whole rate at once."""
+        moved = {}
+        for share in (0.0, 0.5):
+            run = trainer(unfreeze_at=0.5, backbone_warmup=share, max_steps=20, **NO_EVALUATION)
+            run.add_callback(KeepAt(10, kept := []))
+            run.train()
+            moved[share] = max((a - b).abs().max().item() for a, b in zip(*kept, strict=True))
+        assert moved[0.0] > 4e-4 and moved[0.5] == pytest.approx(moved[0.0] / 6, rel=0.01)
+
+    def test_without_a_frozen_phase_both_parts_share_one_warm_up(self, trainer):
+        rates = self.rates(trainer(unfreeze_at=0.0, backbone_warmup=0.5, max_steps=8, **NO_EVALUATION))
+        assert all(rate["backbone_decay"] * 3 == pytest.approx(rate["head_decay"]) for rate in rates)
+
+    @pytest.mark.parametrize("killed", [4, 6])
+    def test_resumes_to_the_same_weights(self, trainer, tmp_path, killed):
+        settings = {"unfreeze_at": 0.5, "backbone_warmup": 0.5, "max_steps": 8}
+        whole = trainer(**settings)
+        whole.train()
+        with pytest.raises(Killed):
+            trainer(callbacks=[KillAt(killed)], **settings).train()
+        run = trainer(**settings)
+        run.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{killed}"))
+        assert_same_weights(whole.model, run.model)
+
+
+class TestOwnChoices:
+    """What people bring along themselves: an optimizer, a metric, stock arguments."""
+
+    def test_own_optimizer(self, trainer):
+        run = trainer(max_steps=3, **NO_EVALUATION)
+        run.optimizer = torch.optim.AdamW(run.model.parameters(), lr=2e-3)
+        run.train()
+        logs = [entry for entry in run.state.log_history if "loss" in entry]
+        assert [entry["learning_rate"] for entry in logs] == pytest.approx([2e-3 * k / 3 for k in (2, 1, 0)], abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("metric", "greater"),
+        [("loss", False), ("eval_loss", False), ("valence_rmse", False), ("eval_arousal_mae", False),
+         ("mean_ccc", True), ("eval_valence_r2", True), ("arousal_r", True)],
+    )  # fmt: skip
+    def test_direction_follows_from_the_metric(self, tmp_path, metric, greater):
+        assert arguments(tmp_path, metric_for_best_model=metric).greater_is_better is greater
+        assert (
+            arguments(tmp_path, metric_for_best_model=metric, greater_is_better=not greater).greater_is_better
+            is not greater
+        )
+
+    def test_keeps_the_checkpoint_of_the_lowest_loss(self, trainer):
+        run = trainer(metric_for_best_model="eval_loss", head_learning_rate=0.05, num_train_epochs=6)
+        run.train()
+        losses = {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+        assert run.kept_step == min(losses, key=losses.get) and len(set(losses.values())) > 1
+
+    @pytest.mark.parametrize("metric", ["mean_cc", "accuracy", "eval_valence"])
+    def test_unknown_metric(self, trainer, metric):
+        with pytest.raises(ConfigError, match=f"no metric_for_best_model '{metric}'"):
+            trainer(metric_for_best_model=metric)
+
 
 class TestLearningRates:
     def test_warm_up_then_cosine_with_their_ratio_kept(self, trainer):
-        run = trainer(warmup_steps=0.25, max_steps=24, eval_strategy="no", save_strategy="no",
+        run = trainer(warmup_steps=0.25, unfreeze_at=0.0, max_steps=24, eval_strategy="no", save_strategy="no",
                       load_best_model_at_end=False)  # fmt: skip
         run.train()
         logs = [entry for entry in run.state.log_history if "head_lr" in entry]
@@ -319,14 +491,18 @@ class TestLearning:
 
     def test_early_stopping(self, trainer):
         run = trainer(
-            num_train_epochs=50, early_stopping_patience=2, head_learning_rate=0.0, backbone_learning_rate=0.0
+            num_train_epochs=50,
+            early_stopping_patience=2,
+            head_learning_rate=0.0,
+            backbone_learning_rate=0.0,
+            unfreeze_at=0.0,
         )
         run.train()
         assert run.state.epoch == 3
 
     def test_early_stopping_continues_to_count_after_a_resume(self, trainer, tmp_path):
         settings = {"num_train_epochs": 50, "early_stopping_patience": 2, "save_total_limit": None}
-        settings |= {"head_learning_rate": 0.0, "backbone_learning_rate": 0.0}
+        settings |= {"head_learning_rate": 0.0, "backbone_learning_rate": 0.0, "unfreeze_at": 0.0}
         trainer(**settings).train()
         steps = sorted(int(path.name[11:]) for path in tmp_path.glob("checkpoint-*"))
         assert len(steps) == 3
@@ -347,14 +523,14 @@ class TestLearning:
         ],
     )
     def test_early_stopping_is_a_function_of_the_log(self, scores, patience, expected):
-        log = [{"loss": 1.0}, *({"eval_x": score} for score in scores), {"epoch": 3}]
-        assert EarlyStopping(patience, "eval_x", True).exhausted(log) is expected
-        assert (
-            EarlyStopping(patience, "eval_x", False).exhausted(
-                [{"eval_x": -entry["eval_x"]} if "eval_x" in entry else entry for entry in log]
-            )
-            is expected
-        )
+        for greater_is_better, sign in ((True, 1), (False, -1)):
+            log = [{"loss": 1.0, "step": 1}, {"epoch": 3}]
+            log += [{"eval_x": sign * score, "step": step} for step, score in enumerate(scores, start=1)]
+            stopping = EarlyStopping(patience, "eval_x", greater_is_better)
+            assert stopping.exhausted(log) is expected
+            earlier = [{"eval_x": sign * 9.0, "step": step} for step in range(1, 5)]
+            later = [entry | {"step": entry["step"] + 4} for entry in log if "eval_x" in entry]
+            assert stopping.exhausted([*earlier, *later], after=4) is expected
 
     def test_no_song_is_dropped_from_an_evaluation(self, trainer, songs, extractor):
         run = trainer(dataloader_drop_last=True, per_device_eval_batch_size=5)
