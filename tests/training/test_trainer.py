@@ -3,97 +3,16 @@
 from copy import deepcopy
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from small_training import NO_EVALUATION, SONGS, Killed, KillAt, arguments, assert_same_weights, tiny_model
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from emotion_ft.config.settings import ConfigError, SpecAugmentConfig, TrainingConfig
-from emotion_ft.data.augment import EvaluationTransform, TrainingTransform, with_transform
-from emotion_ft.modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
+from emotion_ft.config.settings import ConfigError
+from emotion_ft.data.augment import EvaluationTransform, with_transform
+from emotion_ft.modeling import ASTForEmotionRegression
 from emotion_ft.training.callbacks import EarlyStopping
 from emotion_ft.training.trainer import EmotionTrainer, parameter_groups
-
-SONGS, FRAMES = 24, 160
-NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-
-
-@pytest.fixture(scope="module")
-def extractor():
-    return ASTEmotionFeatureExtractor(max_length=64, num_mel_bins=32, num_windows=3)
-
-
-@pytest.fixture(scope="module")
-def songs():
-    """Noise whose band profile follows the labels: learnable in a few steps."""
-    rng = np.random.default_rng(0)
-    labels = rng.uniform(2, 8, size=(SONGS, 2)).astype(np.float32)
-    profile = rng.normal(size=(2, 32))
-    log_mels = rng.normal(size=(SONGS, FRAMES, 32)) + 0.5 * ((labels - 5) @ profile)[:, None]
-    return Dataset(
-        pa.table(
-            {
-                "song_id": np.arange(SONGS),
-                "log_mel": [x.astype(np.float16).tobytes() for x in log_mels],
-                "valence": labels[:, 0],
-                "arousal": labels[:, 1],
-            }
-        )
-    )
-
-
-def tiny_model(seed=0, **settings):
-    set_seed(seed)
-    return ASTForEmotionRegression(
-        ASTEmotionConfig(
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            num_mel_bins=32,
-            max_length=64,
-            time_stride=16,
-            frequency_stride=16,
-            **settings,
-        )
-    )
-
-
-def arguments(folder, **changes):
-    settings = {
-        "output_dir": str(folder),
-        "num_train_epochs": 4,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 1,
-        "backbone_learning_rate": 1e-3,
-        "head_learning_rate": 3e-3,
-        "precision": "fp32",
-        "disable_tqdm": True,
-        "logging_steps": 1,
-        "early_stopping_patience": 0,
-    }
-    return TrainingConfig(**(settings | changes))
-
-
-@pytest.fixture
-def trainer(songs, extractor, tmp_path):
-    def make(model=None, callbacks=None, workers=0, **changes):
-        args = arguments(tmp_path, dataloader_num_workers=workers, **changes)
-        return EmotionTrainer(
-            model=tiny_model() if model is None else model,
-            args=args,
-            train_dataset=with_transform(songs, TrainingTransform(extractor, SpecAugmentConfig(), args.seed)),
-            eval_dataset=with_transform(songs.select(range(8)), EvaluationTransform(extractor)),
-            processing_class=extractor,
-            callbacks=callbacks,
-        )
-
-    return make
-
-
-class Killed(Exception):
-    pass
 
 
 class KeepAt(TrainerCallback):
@@ -112,25 +31,6 @@ class KeepAt(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step == self.step + 1:
             self._keep(model)
-
-
-class KillAt(TrainerCallback):
-    """Die right after the checkpoint of a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save |= state.global_step == self.step
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise Killed
-
-
-def assert_same_weights(a, b):
-    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
-        assert torch.equal(x, y), f"{name} differs by up to {(x - y).abs().max()}"
 
 
 def largest_change(a, b, part):
@@ -180,7 +80,7 @@ class TestUnfreezing:
         assert largest_change(start, at[6], "backbone") == 0 and largest_change(start, at[6], "head") > 0
         assert largest_change(start, at[7], "backbone") > 0
 
-    def test_stock_optimizer_would_never_train_it(self, songs, extractor, tmp_path):
+    def test_stock_optimizer_would_never_train_it(self, noise, small_extractor, tmp_path):
         model = tiny_model()
         model.freeze_backbone()
         held = Trainer(model=model, args=TrainingArguments(str(tmp_path), use_cpu=True)).create_optimizer()
@@ -382,7 +282,7 @@ class TestLearningRates:
 
 
 class TestAccumulation:
-    def test_four_times_two_equals_one_times_eight(self, trainer, songs, extractor):
+    def test_four_times_two_equals_one_times_eight(self, trainer, noise, small_extractor):
         results = []
         for batch, accumulate in ((2, 4), (8, 1)):
             # Plain SGD would show a loss that is four times too large; so does Adam through the clipping.
@@ -532,9 +432,9 @@ class TestLearning:
             later = [entry | {"step": entry["step"] + 4} for entry in log if "eval_x" in entry]
             assert stopping.exhausted([*earlier, *later], after=4) is expected
 
-    def test_no_song_is_dropped_from_an_evaluation(self, trainer, songs, extractor):
+    def test_no_song_is_dropped_from_an_evaluation(self, trainer, noise, small_extractor):
         run = trainer(dataloader_drop_last=True, per_device_eval_batch_size=5)
-        evaluation = with_transform(songs, EvaluationTransform(extractor))
+        evaluation = with_transform(noise, EvaluationTransform(small_extractor))
         assert len(run.predict(evaluation).predictions) == SONGS == 24
         assert run.args.dataloader_drop_last and len(run.get_train_dataloader()) == 6
 
