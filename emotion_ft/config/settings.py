@@ -101,7 +101,7 @@ class AudioConfig:
     num_mel_bins: int = _option(128, "Mel bands ('mel' only).")
     f_min: float = _option(50.0, "Lower edge of the lowest band, in Hz ('mel' only).")
     f_max: float = _option(8000.0, "Upper edge of the highest band, in Hz ('mel' only).")
-    num_windows: int = _option(5, "Windows per song whose predictions are averaged in evaluation.")
+    num_windows: int = _option(5, "Windows per song in evaluation, at least; longer songs have one every 15 s.")
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds <= 3600:
@@ -219,7 +219,7 @@ class TrainingConfig(TrainingArguments):
     seed: int = _option(42, "Seed of the split, the weights, the crops and the masks.")
     num_train_epochs: float = _option(30, "Passes over the training songs.")
     per_device_train_batch_size: int = _option(8, "Windows per device and step before accumulation.")
-    per_device_eval_batch_size: int = _option(4, "Songs per device in evaluation, each as num_windows windows.")
+    per_device_eval_batch_size: int = _option(4, "Songs per device in evaluation, each as several windows.")
     gradient_accumulation_steps: int = _option(4, "Batches per optimizer step.")
     weight_decay: float = _option(1e-4, "AdamW's weight decay; biases and norms are exempt.")
     warmup_steps: float = _option(0.05, "Warm-up: steps, or below 1 a share of all steps.")

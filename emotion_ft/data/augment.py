@@ -7,6 +7,7 @@ after a resume, and global random state is left alone.
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 
 from ..config.settings import SpecAugmentConfig
 from .front_end import FrontEnd
@@ -37,6 +38,14 @@ def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.G
         block = slice(start, start + int(width))
         window[(block, slice(None)) if axis == 0 else (slice(None), block)] = 0.0
     return window
+
+
+def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Examples of a transform as a batch; songs with fewer windows than others get windows of NaN, which do not count."""
+    return {
+        name: pad_sequence([example[name] for example in examples], batch_first=True, padding_value=torch.nan)
+        for name in examples[0]
+    }
 
 
 class EvaluationTransform:

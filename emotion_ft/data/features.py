@@ -37,7 +37,16 @@ PART_SIZE = 32
 # Part of the stored files' names: raise it when the output of decoding or of a front end changes.
 STORE_VERSION = 1
 # What a stored log-mel depends on; the length and number of windows do not matter.
-FRONT_END_SETTINGS = ("front_end", "sampling_rate", "n_fft", "hop_length", "num_mel_bins", "f_min", "f_max")
+FRONT_END_SETTINGS = (
+    "front_end",
+    "sampling_rate",
+    "n_fft",
+    "hop_length",
+    "num_mel_bins",
+    "f_min",
+    "f_max",
+    "log_floor",
+)
 
 
 class BadFile(NamedTuple):

@@ -18,6 +18,7 @@ class FrontEnd(Protocol):
     f_max: float
     max_length: int
     num_windows: int
+    log_floor: float
 
     @property
     def frame_rate(self) -> float:
@@ -33,11 +34,14 @@ class FrontEnd(Protocol):
     def window(self, log_mel: np.ndarray, start: int) -> np.ndarray:
         """One standardised window (max_length, mels) of a log-mel (frames, mels)."""
 
+    def standardise(self, log_mel: np.ndarray) -> np.ndarray:
+        """(frames, mels) of any length -> the same with zero mean and unit variance."""
+
     def window_starts(self, frames: int, num_windows: int | None = None) -> np.ndarray:
-        """First frames (num_windows,) of windows spread evenly over an excerpt."""
+        """First frames (windows,) of windows spread evenly over an excerpt."""
 
     def windows(self, log_mel: np.ndarray, num_windows: int | None = None) -> np.ndarray:
-        """Evenly spaced standardised windows (num_windows, max_length, mels)."""
+        """Evenly spaced standardised windows (windows, max_length, mels)."""
 
     def curve_starts(self, frames: int, step: float) -> np.ndarray:
         """First frames (windows,) of overlapping windows, one every `step` seconds."""

@@ -86,14 +86,14 @@ def predict_file(
     batch_size: int = 16,
     min_seconds: float = 1.0,
 ) -> Prediction:
-    """Valence and arousal of one audio file: the mean over `extractor.num_windows` evenly spaced windows.
+    """Valence and arousal of one audio file: the mean over the evenly spaced windows of `extractor.window_starts`.
 
     Args:
         model: an `ASTForEmotionRegression`, on any device.
         extractor: the one saved with the model.
         path: any file that libsndfile opens, within the bounds of `modeling.audio_ast_emotion.read_file`.
-        curve_step: also predict overlapping windows, one every so many seconds, at least a frame; DEAM annotates every
-            0.5 s.
+        curve_step: predict overlapping windows instead, one every so many seconds, at least a frame, and as the song's
+            values their means; DEAM annotates every 0.5 s.
         batch_size: windows per forward pass.
         min_seconds: shorter files are refused.
 
@@ -118,13 +118,13 @@ def predict_log_mel(
     batch_size: int = 16,
 ) -> Prediction:
     """`predict_file` for a log-mel (frames, mels) of `read_log_mel`."""
-    song = _predict_windows(model, iter(extractor.windows(log_mel)), batch_size).mean(0)
-    curve = None
+    frames, curve = len(log_mel), None
+    starts = extractor.window_starts(frames) if curve_step is None else extractor.curve_starts(frames, curve_step)
+    values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
     if curve_step is not None:
-        starts = extractor.curve_starts(len(log_mel), curve_step)
-        values = _predict_windows(model, (extractor.window(log_mel, start) for start in starts), batch_size)
-        length = min(extractor.max_length, len(log_mel))
+        length = min(extractor.max_length, frames)
         curve = EmotionCurve((starts + (length - 1) / 2) / extractor.frame_rate, values[:, 0], values[:, 1])
+    song = values.mean(0)
     halfwidths = model.config.interval_halfwidths
     return Prediction(float(song[0]), float(song[1]), curve, halfwidths and tuple(halfwidths))
 
@@ -137,12 +137,17 @@ def predict_songs(model: WindowModel, extractor: FrontEnd, songs: Dataset, batch
         batch_size: windows per forward pass.
     """
     refuse_synthetic(songs)
-    decode = EvaluationTransform(extractor).decode
-    log_mels = (
-        decode(row["log_mel"]) for row in tqdm(songs.select_columns("log_mel"), desc="Predicting", unit="song")
-    )
-    windows = (window for log_mel in log_mels for window in extractor.windows(log_mel))
-    return _predict_windows(model, windows, batch_size).reshape(len(songs), extractor.num_windows, 2).mean(1)
+    decode, counts = EvaluationTransform(extractor).decode, []
+
+    def windows() -> Iterator[np.ndarray]:
+        for row in tqdm(songs.select_columns("log_mel"), desc="Predicting", unit="song"):
+            log_mel = decode(row["log_mel"])
+            starts = extractor.window_starts(len(log_mel))
+            counts.append(len(starts))
+            yield from (extractor.window(log_mel, start) for start in starts)
+
+    values = _predict_windows(model, windows(), batch_size)
+    return np.stack([part.mean(0) for part in np.split(values, np.cumsum(counts)[:-1])])
 
 
 def predict_curves(model: WindowModel, extractor: FrontEnd, songs: Dataset, batch_size: int = 16) -> list[np.ndarray]:

@@ -14,8 +14,12 @@ from transformers.utils import TensorType, logging
 
 logger = logging.get_logger(__name__)
 
-# 96 dB below the loudest mel band of a full-scale tone: quieter than the noise of 16 bits, louder than rounding.
-LOG_FLOOR = 1e-6
+# Far below what is heard: what a window shows ends `top_db` below its loudest band, whatever the song's gain.
+LOG_FLOOR = 1e-14
+# What models saved by the first version were trained with: an absolute floor.
+ABSOLUTE_FLOOR = {"log_floor": 1e-6, "top_db": None}
+# Seconds of a song per window, beyond the first `num_windows`, and the most windows there are.
+SECONDS_PER_WINDOW, MOST_WINDOWS = 15, 64
 # AST was pretrained with AudioSet's mean and standard deviation and frames of 25 ms every 10 ms (Gong et al. 2021).
 AUDIOSET_MEAN, AUDIOSET_STD = -4.2677393, 4.5689974
 AST_SETTINGS = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "num_mel_bins": 128, "max_length": 1024}
@@ -39,10 +43,12 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
     Two front ends, chosen by name:
 
     - "mel", the default: power mel spectrogram (`torchaudio.transforms.MelSpectrogram`, Slaney scale and norm, centred
-      frames with reflected edges, as `librosa.feature.melspectrogram`), natural log, then `(x - mean) / (std + 1e-8)`
-      over each window. Silence becomes zeros.
+      frames with reflected edges, as `librosa.feature.melspectrogram`), natural log, then over each window: what is
+      more than `top_db` below its maximum is raised to that (as `librosa.power_to_db`), and
+      `(x - mean) / (std + 1e-8)`. So gain changes nothing, and silence becomes zeros. Shorter music is repeated.
     - "ast": what AST was pretrained on: Kaldi filter banks, 25 ms every 10 ms, 1024 frames, AudioSet's mean and
-      standard deviation; equal to `transformers.ASTFeatureExtractor`. It fixes all settings below but `num_windows`.
+      standard deviation, shorter music padded; equal to `transformers.ASTFeatureExtractor`, and so not free of gain.
+      It fixes all settings below but `num_windows`.
 
     Args:
         front_end: "mel" or "ast".
@@ -52,7 +58,10 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         num_mel_bins: mel bands.
         f_min, f_max: edges of the bands, in Hz.
         max_length: frames per window; 501 is 10 s at the default rate and hop.
-        num_windows: windows per song, whose predictions are averaged.
+        num_windows: windows per song, at least, whose predictions are averaged; longer songs have one every 15 s, at
+            most 64.
+        top_db: range of a window below its loudest band, in dB; None for no such floor ("mel" only).
+        log_floor: power that is added before the logarithm ("mel" only).
     """
 
     model_input_names = ["input_values"]  # noqa: RUF012
@@ -68,6 +77,8 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         f_max: float = 8000.0,
         max_length: int = 501,
         num_windows: int = 5,
+        top_db: float | None = 80.0,
+        log_floor: float = LOG_FLOOR,
         feature_size: int = 1,
         padding_value: float = 0.0,
         **kwargs,
@@ -76,13 +87,15 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"front_end must be 'mel' or 'ast', got {front_end!r}.")
         if front_end == "ast":
             sampling_rate, n_fft, hop_length, num_mel_bins, max_length = AST_SETTINGS.values()
-            f_min, f_max = 20.0, 8000.0
+            f_min, f_max, top_db = 20.0, 8000.0, None
         if not 0 <= f_min < f_max <= sampling_rate / 2:
             raise ValueError(f"0 <= f_min < f_max <= {sampling_rate / 2} Hz must hold, got {f_min} and {f_max}.")
         if not 0 < hop_length <= n_fft:
             raise ValueError(f"hop_length must be in 1..n_fft={n_fft} samples, got {hop_length}.")
         if num_windows < 1 or max_length < 1:
             raise ValueError(f"num_windows and max_length must be positive, got {num_windows} and {max_length}.")
+        if not log_floor > 0 or (top_db is not None and not top_db > 0):
+            raise ValueError(f"log_floor and top_db must be positive, got {log_floor} and {top_db}.")
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.front_end: str = front_end
         self.n_fft = n_fft
@@ -92,6 +105,14 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         self.f_max = f_max
         self.max_length = max_length
         self.num_windows = num_windows
+        self.top_db = top_db
+        self.log_floor = log_floor
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict, **kwargs):
+        """As in every feature extractor; settings saved by the first version keep its absolute floor."""
+        saved = ABSOLUTE_FLOOR | feature_extractor_dict if "top_db" not in feature_extractor_dict else None
+        return super().from_dict(saved or feature_extractor_dict, **kwargs)
 
     @property
     def edge(self) -> int:
@@ -125,7 +146,7 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
             f_min=self.f_min,
             f_max=self.f_max,
         )
-        return torch.log(mel(samples).T + LOG_FLOOR)
+        return torch.log(mel(samples).T + self.log_floor)
 
     @torch.no_grad()
     def iter_log_mel(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -167,30 +188,40 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             log_mel: (frames, mels) of a whole excerpt.
-            start: first frame; what lies past the end is padded, after standardisation for "mel".
+            start: first frame; what lies past the end is filled by repeating the rest ("mel"), or padded ("ast").
 
         Returns:
-            (max_length, mels) float32; "mel": zero mean and unit variance over the frames that are not padding.
+            (max_length, mels) float32; "mel": zero mean and unit variance.
         """
         cut = log_mel[start : start + self.max_length].astype(np.float32)
-        padding = ((0, self.max_length - len(cut)), (0, 0))
         if self.front_end == "ast":
-            return (np.pad(cut, padding) - AUDIOSET_MEAN) / (2 * AUDIOSET_STD)
+            return (np.pad(cut, ((0, self.max_length - len(cut)), (0, 0))) - AUDIOSET_MEAN) / (2 * AUDIOSET_STD)
+        if len(cut) < self.max_length:
+            cut = cut[np.arange(self.max_length) % len(cut)]
+        return self.standardise(cut)
+
+    def standardise(self, log_mel: np.ndarray) -> np.ndarray:
+        """(frames, mels) -> float32 of zero mean and unit variance, floored at `top_db` below the maximum."""
         # Shifting by one of the values first makes a constant window exact zeros, where rounding of the mean would
         # otherwise be blown up by a standard deviation of rounding.
-        cut -= cut[0, 0]
-        cut -= cut.mean()
-        cut /= np.sqrt(np.mean(np.square(cut))) + np.float32(1e-8)
-        return np.pad(cut, padding, constant_values=self.padding_value) if padding[0][1] else cut
+        values = log_mel.astype(np.float32) - log_mel.max().astype(np.float32)
+        if self.top_db is not None:
+            np.maximum(values, np.float32(-self.top_db * np.log(10) / 10), out=values)
+        values -= values.mean()
+        return values / (np.sqrt(np.mean(np.square(values))) + np.float32(1e-8))
 
     def window_starts(self, frames: int, num_windows: int | None = None) -> np.ndarray:
-        """First frames (num_windows,) of windows spread evenly over an excerpt, from its start to its end."""
-        count = num_windows or self.num_windows
+        """First frames (windows,) of windows spread evenly over an excerpt, from its start to its end.
+
+        There are `num_windows`; None: as many as the excerpt's length asks for (see the class).
+        """
+        wanted = min(int(frames / self.frame_rate / SECONDS_PER_WINDOW), MOST_WINDOWS)
+        count = num_windows or max(self.num_windows, wanted)
         span = max(frames - self.max_length, 0)
         return np.linspace(0, span, count).round().astype(int) if count > 1 else np.array([span // 2])
 
     def windows(self, log_mel: np.ndarray, num_windows: int | None = None) -> np.ndarray:
-        """(frames, mels) -> (num_windows, max_length, mels): evenly spaced windows, each standardised by itself."""
+        """(frames, mels) -> (windows, max_length, mels): those of `window_starts`, each standardised by itself."""
         return np.stack([self.window(log_mel, s) for s in self.window_starts(len(log_mel), num_windows)])
 
     def curve_starts(self, frames: int, step: float) -> np.ndarray:
@@ -207,7 +238,7 @@ class ASTEmotionFeatureExtractor(SequenceFeatureExtractor):
         sampling_rate: int | None = None,
         return_tensors: str | TensorType | None = None,
     ) -> BatchFeature:
-        """Waveforms to the model's input: the first `max_length` frames of each, padded when shorter.
+        """Waveforms to the model's input: the first `max_length` frames of each, filled as by `window` when shorter.
 
         Args:
             waveforms: one mono waveform (samples,), a batch (batch, samples) or a list of waveforms of any lengths.

@@ -15,6 +15,8 @@ from .configuration_ast_emotion import ASTEmotionConfig
 
 logger = logging.getLogger(__name__)
 
+WINDOWS_AT_ONCE = 32
+"""Windows per forward pass when songs of several windows are evaluated."""
 ARCHITECTURE = (
     "hidden_size",
     "num_hidden_layers",
@@ -162,12 +164,14 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
 
         Args:
             input_values: (batch, frames, mels), standardised log-mel windows; or (batch, windows, frames, mels),
-                several windows per song, whose predictions are averaged.
+                several windows per song, whose predictions are averaged; windows of NaN are padding and do not
+                count.
             labels: (batch, 2), valence and arousal in [-1, 1].
             label_weights: (batch, 2), how much each label counts in the squared error; 1 is average.
             embeddings: (batch, hidden) or (batch, windows, hidden), the output of `embed`, in place of windows.
-            output_attentions, output_hidden_states: also return those of every layer.
-            return_dict: False for a plain tuple.
+            output_attentions, output_hidden_states: also return those of every layer, of windows (batch, frames,
+                mels); by default as the configuration says.
+            return_dict: False for a plain tuple; by default as the configuration says.
 
         Returns:
             `logits` (batch, 2) in (-1, 1), and `loss`, a scalar, when there are labels.
@@ -176,30 +180,42 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
             ValueError: when there are neither windows nor embeddings, or the windows' last two dimensions are not
                 `config.max_length` and `config.num_mel_bins`.
         """
-        outputs = None
-        if embeddings is None:
-            embeddings, outputs = self._run_backbone(input_values, output_attentions, output_hidden_states)
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        outputs: Any = BaseModelOutputWithPooling()
+        if embeddings is None and self._check(input_values).dim() == 3:
+            # None would overrule the configuration.
+            asked = {name: value for name, value in asked.items() if value is not None}
+            outputs = self.backbone(input_values, return_dict=True, **asked)
+            embeddings = outputs.pooler_output
+        elif embeddings is None:
+            embeddings = self.embed(input_values)
         logits = self.head(embeddings)
         if logits.dim() == 3:
-            logits = logits.mean(1)
+            logits = logits.nanmean(1)
         return SequenceClassifierOutput(
             loss=None if labels is None else emotion_loss(logits, labels, self.config.loss, label_weights),
             logits=logits,
-            hidden_states=None if outputs is None else outputs.hidden_states,
-            attentions=None if outputs is None else outputs.attentions,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
     def embed(self, input_values: torch.Tensor) -> torch.Tensor:
         """Windows (batch, [windows,] frames, mels) -> the backbone's pooled tokens (batch, [windows,] hidden).
 
-        `model(embeddings=model.embed(windows))` predicts what `model(windows)` predicts.
+        `model(embeddings=model.embed(windows))` predicts what `model(windows)` predicts. Windows of NaN give NaN.
         """
-        return self._run_backbone(input_values)[0]
+        if self._check(input_values).dim() == 3:
+            return self.backbone(input_values, return_dict=True).pooler_output
+        windows = input_values.flatten(0, 1)
+        real = ~windows[:, 0, 0].isnan()
+        # Songs of any length are embedded in bounded memory; a training needs the whole batch for its gradients.
+        parts = windows[real].split(len(windows) if torch.is_grad_enabled() else WINDOWS_AT_ONCE)
+        pooled = torch.cat([self.backbone(part, return_dict=True).pooler_output for part in parts])
+        embeddings = pooled.new_full((len(windows), pooled.shape[1]), torch.nan)
+        embeddings[real] = pooled
+        return embeddings.unflatten(0, input_values.shape[:2])
 
-    def _run_backbone(
-        self, input_values: torch.Tensor | None, attentions: bool | None = None, states: bool | None = None
-    ) -> tuple[torch.Tensor, BaseModelOutputWithPooling]:
-        """What `embed` returns, and the backbone's outputs for all windows in one batch."""
+    def _check(self, input_values: torch.Tensor | None) -> torch.Tensor:
         expected = (self.config.max_length, self.config.num_mel_bins)
         if input_values is None or input_values.dim() not in (3, 4) or tuple(input_values.shape[-2:]) != expected:
             raise ValueError(
@@ -207,10 +223,7 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
                 f"(frames, mels) = {expected}, got {None if input_values is None else tuple(input_values.shape)}; "
                 "make them with the model's own ASTEmotionFeatureExtractor."
             )
-        outputs = self.backbone(
-            input_values.reshape(-1, *expected), output_attentions=attentions, output_hidden_states=states
-        )
-        return outputs.pooler_output.reshape(*input_values.shape[:-2], -1), outputs
+        return input_values
 
     @classmethod
     def from_ast(cls, checkpoint: str, revision: str = "main", **config_changes) -> "ASTForEmotionRegression":

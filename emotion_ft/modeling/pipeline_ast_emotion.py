@@ -16,8 +16,9 @@ from .feature_extraction_ast_emotion import ASTEmotionFeatureExtractor
 class MusicEmotionPipeline(ChunkPipeline):
     """Valence and arousal of music on the label scale, 1-9 for DEAM.
 
-    The prediction of a song is the mean over `feature_extractor.num_windows` windows, spread evenly from its start to
-    its end; a curve has one window every `step` seconds. A file is decoded, resampled and turned into a log-mel piece
+    The prediction of a song is the mean over windows spread evenly from its start to its end, `num_windows` of the
+    feature extractor or, in a longer song, one every 15 s; a curve has one window every `step` seconds, and the song is
+    their mean. A file is decoded, resampled and turned into a log-mel piece
     by piece; only the log-mel of one song, float16, and one batch of windows are in memory.
 
     `save_pretrained` and `push_to_hub` of the pipeline add its code and `custom_pipelines` to the model, for use with
@@ -68,7 +69,7 @@ class MusicEmotionPipeline(ChunkPipeline):
                   `feature_extractor.sampling_rate`;
                 - `{"raw": waveform, "sampling_rate": Hz}`, at 1 to 768 kHz; "array" is another name for "raw".
                 A generator or a dataset of inputs gives an iterator of results.
-            curve (`bool`, default False): also predict over time.
+            curve (`bool`, default False): predict over time too.
             step (`float`, default 0.5): seconds from one window of the curve to the next.
             min_seconds (`float`, default 1.0): shorter inputs are refused.
             batch_size (`int`): windows per forward pass.
@@ -103,27 +104,24 @@ class MusicEmotionPipeline(ChunkPipeline):
     def preprocess(  # type: ignore[override]  # transformers' annotations are those of a pipeline without chunks
         self, input_: Any, curve: bool = False, step: float = 0.5, min_seconds: float = 1.0
     ) -> Iterator[dict[str, Any]]:
-        """The windows of one input, one by one: first those of the song, then those of the curve.
+        """The windows of one input, one by one: those of the song, or those of the curve.
 
         Yields:
-            "input_values" (1, max_length, mels), float32; "time", the middle of a window of the curve in seconds, or
-            None for a window of the song; "is_last", whether it is the last window of this input.
+            "input_values" (1, max_length, mels), float32; "time", the middle of a window of the curve in seconds, else
+            None; "is_last", whether it is the last window of this input.
         """
         extractor = self.feature_extractor
         shortest = max(min_seconds, (extractor.min_samples + 1) / extractor.sampling_rate)
         pieces = read_pieces(input_, extractor.sampling_rate, shortest)
         log_mel = np.concatenate([part.astype(np.float16) for part in extractor.iter_log_mel(pieces)])
 
-        starts = extractor.window_starts(len(log_mel))
-        times = [None] * len(starts)
-        if curve:
-            curve_starts = extractor.curve_starts(len(log_mel), step)
-            middle = (min(extractor.max_length, len(log_mel)) - 1) / 2
-            starts = np.concatenate([starts, curve_starts])
-            times += ((curve_starts + middle) / extractor.frame_rate).tolist()
-        for index, (start, time) in enumerate(zip(starts, times, strict=True)):
+        frames = len(log_mel)
+        starts = extractor.curve_starts(frames, step) if curve else extractor.window_starts(frames)
+        times = (starts + (min(extractor.max_length, frames) - 1) / 2) / extractor.frame_rate
+        for index, (start, time) in enumerate(zip(starts, times.tolist(), strict=True)):
             window = torch.from_numpy(extractor.window(log_mel, start))
-            yield {"input_values": window[None], "time": time, "is_last": index == len(starts) - 1}
+            last = index == len(starts) - 1
+            yield {"input_values": window[None], "time": time if curve else None, "is_last": last}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         """Windows (batch, max_length, mels) to "values" (batch, 2) in (-1, 1), float32; the rest is passed on."""
@@ -136,15 +134,14 @@ class MusicEmotionPipeline(ChunkPipeline):
         config = self.model.config
         values = torch.cat([output["values"] for output in model_outputs]).numpy()
         values = values * config.label_halfwidth + config.label_center
-        times = [output["time"] for output in model_outputs]
-        windows = times.count(None)
-        song = values[:windows].mean(0).tolist()
+        song = values.mean(0).tolist()
         result = dict(zip(("valence", "arousal"), song, strict=True))
         for name, halfwidth in zip(("valence", "arousal"), config.interval_halfwidths or (), strict=False):
             result[f"{name}_interval"] = [result[name] - halfwidth, result[name] + halfwidth]
-        if len(times) > windows:
-            valence, arousal = values[windows:].T.tolist()
-            result["curve"] = {"time": times[windows:], "valence": valence, "arousal": arousal}
+        times = [output["time"] for output in model_outputs]
+        if times[0] is not None:
+            valence, arousal = values.T.tolist()
+            result["curve"] = {"time": times, "valence": valence, "arousal": arousal}
         return result
 
 

@@ -9,20 +9,21 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
+from ..data.front_end import FrontEnd
 from ..data.songs import labels_of
 
 
-def mel_statistics(songs: Dataset, num_mel_bins: int) -> np.ndarray:
+def mel_statistics(songs: Dataset, extractor: FrontEnd) -> np.ndarray:
     """`band_statistics` of each song's whole stored excerpt, standardised first so that gain gives nothing away.
+
+    `extractor` is the front end of the stored log-mels.
 
     Returns:
         (songs, 3 * mels).
     """
-    statistics = []
-    for row in songs.select_columns("log_mel"):
-        x = np.frombuffer(row["log_mel"], np.float16).reshape(-1, num_mel_bins).astype(np.float32)
-        statistics.append(band_statistics((x - x.mean()) / (x.std() + 1e-8)))
-    return np.stack(statistics)
+    log_mels = (np.frombuffer(row["log_mel"], np.float16) for row in songs.select_columns("log_mel"))
+    shaped = (log_mel.reshape(-1, extractor.num_mel_bins) for log_mel in log_mels)
+    return np.stack([band_statistics(extractor.standardise(log_mel)) for log_mel in shaped])
 
 
 def band_statistics(spectrogram: np.ndarray) -> np.ndarray:
@@ -42,13 +43,13 @@ def svr() -> Pipeline:
     return make_pipeline(StandardScaler(), MultiOutputRegressor(search))
 
 
-def baseline_predictions(train: Dataset, test: Dataset, num_mel_bins: int) -> dict[str, np.ndarray]:
+def baseline_predictions(train: Dataset, test: Dataset, extractor: FrontEnd) -> dict[str, np.ndarray]:
     """Predictions for the test songs by baselines fitted to the training songs alone: (songs, 2) each, on 1-9.
 
     `mean` is the mean training label; `ridge` and `svr` are fitted to mel statistics.
     """
     labels = labels_of(train)
-    train_statistics, test_statistics = mel_statistics(train, num_mel_bins), mel_statistics(test, num_mel_bins)
+    train_statistics, test_statistics = mel_statistics(train, extractor), mel_statistics(test, extractor)
     predictions = {"mean": np.repeat(labels.mean(0, keepdims=True), len(test), axis=0)}
     for name, model in (("ridge", ridge()), ("svr", svr())):
         predictions[name] = model.fit(train_statistics, labels).predict(test_statistics)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .. import run_folder
 from ..config.settings import TrainingConfig
-from ..data.augment import TrainingTransform
+from ..data.augment import TrainingTransform, collate
 from ..modeling import ASTForEmotionRegression
 
 logger = logging.getLogger(__name__)
@@ -92,14 +92,15 @@ def _one_pass(
     hidden = training.disable_tqdm or not state.is_main_process
     parts = []
     with state.split_between_processes(list(range(len(songs)))) as rows:
-        loader = DataLoader(Subset(songs, rows), batch_size, num_workers=training.dataloader_num_workers)
+        workers = training.dataloader_num_workers
+        loader = DataLoader(Subset(songs, rows), batch_size, num_workers=workers, collate_fn=collate)
         for batch in tqdm(loader, desc=description, unit="batch", disable=hidden):
             windows = batch.pop("input_values").to(model.device)
             with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
                 embeddings = model.embed(windows)
-            parts.append({"embeddings": embeddings.float().cpu(), **batch})
-    parts = gather_object(parts)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            columns = {"embeddings": embeddings.float().cpu(), **batch}
+            parts += [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return collate(gather_object(parts))
 
 
 def _key(model: ASTForEmotionRegression, songs: Dataset, precision: str, crops: int) -> str:

@@ -173,7 +173,7 @@ def _score(
 ) -> Finished:
     """Score the model and the baselines on the test songs."""
     test, systems = songs["test"], {"model": from_unit(output.predictions)}
-    systems |= baselines.baseline_predictions(songs["train"], test, extractor.num_mel_bins)
+    systems |= baselines.baseline_predictions(songs["train"], test, extractor)
     table = scoring.predictions_table(test, systems)
     scores, curve_scores = scoring.score_systems(table), None
     results: dict[str, Any] = {"labels": scores.index[0][0], **scoring.flat(scores)}

@@ -14,12 +14,13 @@ from huggingface_hub import HfApi
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, TrainerCallback, default_data_collator
+from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from .. import faults, run_folder
 from ..config.settings import ConfigError, TrainingConfig
+from ..data.augment import collate
 from ..data.songs import collections_of
 from ..data.synthetic import refuse_synthetic
 from ..errors import RESUME_OR_AGAIN, UsageError
@@ -125,8 +126,7 @@ class EmotionTrainer(Trainer):
             ours.append(EpochCallback(data))
         if kwargs.setdefault("compute_metrics", compute_metrics) is compute_metrics:
             check_metric(args)
-        # Given a feature extractor, Trainer would choose a collator that pads, but all windows have the same length.
-        kwargs.setdefault("data_collator", default_data_collator)
+        kwargs.setdefault("data_collator", collate)
         super().__init__(model=model, args=args, callbacks=[*ours, *(callbacks or [])], **kwargs)
         if self.pop_callback(ProgressCallback):
             self.add_callback(LearningRateProgress)

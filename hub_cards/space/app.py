@@ -146,8 +146,8 @@ def show(name: str, result: dict, log_mel: np.ndarray, emotion: Pipeline) -> str
     ranges = [f"{dimension} from {min(curve[dimension]):.1f} to {max(curve[dimension]):.1f}" for dimension in ENDS]
     over = f"Over {seconds:.0f} s: {' and '.join(ranges)}; below, the log-mel spectrogram."
     note = (
-        f"{escape(name)}. Both scales run from 1 to 9. The song's values are means over {extractor.num_windows} "
-        "windows, spread evenly; each dot is a window of the curve."
+        f"{escape(name)}. Both scales run from 1 to 9. The song's values are means over the "
+        "curve, each dot of which is a window."
     )
     if level:
         note += f" The intervals contain the rating of {100 * level:.0f} % of songs like those it was calibrated on."

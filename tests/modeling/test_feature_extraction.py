@@ -1,4 +1,5 @@
 import itertools
+import json
 import pickle
 from fractions import Fraction
 
@@ -38,7 +39,7 @@ class TestLogMel:
         log_mel = mel.log_mel(waveform)
         assert log_mel.dtype == np.float32 and log_mel.shape == (1 + samples // 320, 128)
         # both in float32; every frame, the reflected ones at the edges too
-        np.testing.assert_allclose(log_mel, np.log(power.T + 1e-6), atol=1e-3)
+        np.testing.assert_allclose(log_mel, np.log(power.T + 1e-14), atol=1e-3)
 
     @pytest.mark.parametrize("front_end", FRONT_ENDS)
     @pytest.mark.parametrize("seed", range(8))
@@ -52,7 +53,7 @@ class TestLogMel:
         np.testing.assert_allclose(np.concatenate(pieces), whole, rtol=0, atol=2e-6)  # rounding of the matmul's blocks
 
     def test_no_band_is_empty(self, mel):
-        # white noise, 300 frames averaged: a filter without an FFT bin would stay at the floor, log(1e-6)
+        # white noise, 300 frames averaged: a filter without an FFT bin would stay at the floor, log(1e-14)
         assert mel.log_mel(noise(96000)).mean(axis=0).min() > -12
 
     def test_too_short_says_how_much_is_needed(self, mel):
@@ -104,11 +105,45 @@ class TestWindow:
         assert np.isfinite(values).all()
         assert front_end == "ast" or not values.any()
 
-    def test_short_excerpts_are_padded_after_standardising(self, mel):
-        window = mel.window(mel.log_mel(noise(32000)), 0)
-        assert window.shape == (501, 128)
-        assert not window[101:].any()
-        assert abs(window[:101].mean()) < 1e-5 and window[:101].std() == pytest.approx(1, abs=1e-4)
+    @pytest.mark.parametrize(("frames", "start"), [(1, 0), (101, 0), (300, 0), (700, 650)])
+    def test_short_excerpts_are_repeated_until_the_window_is_full(self, mel, frames, start):
+        log_mel = mel.log_mel(noise(16000 * 15))[:frames]
+        rest = log_mel[start:]
+        assert len(rest) < 501
+        window = mel.window(log_mel, start)
+        assert np.array_equal(window, mel.window(np.concatenate([rest] * 501)[:501], 0))
+        assert abs(window.mean(dtype=np.float64)) < 1e-5 and np.isfinite(window).all()
+
+    @pytest.mark.parametrize("gain", [-40, -20, -6, 6])
+    def test_gain_changes_nothing(self, mel, gain):
+        """Music with quiet passages, which an absolute floor would cut off when it is quieter still."""
+        waveform = noise(160000) * np.geomspace(1, 1e-4, 160000, dtype=np.float32)
+        plain, changed = (mel.window(mel.log_mel(scale * waveform), 0) for scale in (1, 10 ** (gain / 20)))
+        np.testing.assert_allclose(plain, changed, atol=1e-3)
+        old = ASTEmotionFeatureExtractor(**module.ABSOLUTE_FLOOR)
+        plain, changed = (old.window(old.log_mel(scale * waveform), 0) for scale in (1, 10 ** (gain / 20)))
+        assert np.abs(plain - changed).max() > 0.05
+
+    def test_floor_is_that_of_librosa(self, mel):
+        waveform = noise(160000) * np.geomspace(1, 1e-7, 160000, dtype=np.float32)
+        log_mel = mel.log_mel(waveform)
+        expected = librosa.power_to_db(np.exp(log_mel.astype(np.float64)), amin=1e-30, top_db=80.0)
+        expected = (expected - expected.mean()) / expected.std()
+        np.testing.assert_allclose(mel.window(log_mel, 0), expected, atol=1e-4)
+        assert (expected == expected.min()).mean() > 0.1
+
+    def test_settings_of_the_first_version_keep_their_floor(self, mel, tmp_path):
+        mel.save_pretrained(tmp_path)
+        path = tmp_path / "preprocessor_config.json"
+        saved = json.loads(path.read_text())
+        assert (saved["top_db"], saved["log_floor"]) == (80.0, 1e-14)
+        path.write_text(json.dumps({name: saved[name] for name in saved.keys() - {"top_db", "log_floor"}}))
+        old = ASTEmotionFeatureExtractor.from_pretrained(tmp_path)
+        assert (old.top_db, old.log_floor) == (None, 1e-6)
+        old.save_pretrained(tmp_path)
+        assert ASTEmotionFeatureExtractor.from_pretrained(tmp_path).to_dict() == old.to_dict()
+        window = old.window(log_mel := old.log_mel(noise(160000)), 0)
+        np.testing.assert_allclose(window, (log_mel - log_mel.mean()) / log_mel.std(), atol=1e-4)
 
     def test_starts_are_evenly_spaced_from_the_first_to_the_last_frame(self, mel):
         starts = mel.window_starts(2251)
@@ -118,6 +153,17 @@ class TestWindow:
         assert mel.window_starts(701, 1).tolist() == [100]
         assert mel.window_starts(501).tolist() == mel.window_starts(20).tolist() == [0] * 5
         assert mel.window_starts(503, 3).tolist() == [0, 1, 2]
+
+    @pytest.mark.parametrize(
+        ("seconds", "count"), [(45, 5), (89, 5), (90, 6), (240, 16), (840, 56), (960, 64), (7200, 64)]
+    )
+    def test_long_songs_have_a_window_every_15_seconds(self, mel, seconds, count):
+        frames = seconds * 50
+        starts = mel.window_starts(frames)
+        assert len(starts) == count
+        assert (starts[0], starts[-1]) == (0, frames - 501) and np.ptp(np.diff(starts)) <= 1
+        assert len(ASTEmotionFeatureExtractor(num_windows=100).window_starts(frames)) == 100
+        assert len(ASTEmotionFeatureExtractor("ast").window_starts(2 * frames)) == count
 
     @pytest.mark.parametrize("step", [0.5, 0.33, 0.05, 0.02, 1e-9, 7.0, 1e300])
     @pytest.mark.parametrize("frames", [20, 501, 502, 640, 1751])

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForAudioClassification,
 )
 
+from emotion_ft.data.augment import collate
 from emotion_ft.modeling import ASTEmotionConfig, ASTForEmotionRegression
 from emotion_ft.modeling.modeling_ast_emotion import ccc_loss, emotion_loss, interpolate_position_embeddings
 
@@ -57,6 +58,14 @@ def backbone_equals(model, ast, except_for=()):
     return all(torch.equal(ours[name], theirs[name]) for name in ours if name not in except_for)
 
 
+def recorded(forward, sizes):
+    def run(values, *arguments, **settings):
+        sizes.append(len(values))
+        return forward(values, *arguments, **settings)
+
+    return run
+
+
 class TestForward:
     def test_shapes_and_range(self, model, windows):
         logits = model(windows).logits
@@ -67,6 +76,27 @@ class TestForward:
         songs = torch.stack([windows, windows.flip(0) * 0.5])  # (songs, windows, frames, mels)
         expected = torch.stack([model(song).logits.mean(0) for song in songs])
         torch.testing.assert_close(model(songs).logits, expected)
+
+    def test_songs_of_different_lengths_share_a_batch(self, model, windows):
+        lengths = (1, 3, 2)
+        songs = [windows[:length] * (1 + length) for length in lengths]
+        batch = collate([{"input_values": song} for song in songs])["input_values"]
+        assert batch.shape == (3, 3, *windows.shape[1:])
+        expected = torch.stack([model(song).logits.mean(0) for song in songs])
+        torch.testing.assert_close(model(batch).logits, expected)
+        torch.testing.assert_close(model(embeddings=model.embed(batch)).logits, expected)
+        assert model.embed(batch)[:, :, 0].isnan().sum() == 3
+
+    def test_long_songs_are_embedded_in_bounded_batches(self, model, windows, monkeypatch):
+        sizes = []
+        monkeypatch.setattr(model.backbone, "forward", recorded(model.backbone.forward, sizes))
+        song = windows[:1].expand(70, -1, -1)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(model(song).logits, model(windows[:1]).logits)
+        assert sizes == [32, 32, 6, 1]
+        sizes.clear()
+        model(song).logits.sum().backward()
+        assert sizes == [70]
 
     @pytest.mark.parametrize("shape", [(2, 32, 101), (2, 100, 32), (101, 32), (1, 1, 1, 101, 32)])
     def test_other_shapes_are_refused(self, model, shape):
@@ -88,6 +118,24 @@ class TestForward:
         output = model(windows, output_hidden_states=True)
         assert len(output.hidden_states) == ARCHITECTURE["num_hidden_layers"] + 1
         assert torch.equal(model(windows, return_dict=False)[0], output.logits)
+        assert model(windows).hidden_states is None
+
+    def test_the_configuration_decides_unless_asked(self, windows, ast_checkpoint, tmp_path):
+        """Handing None on to the backbone would overrule its configuration."""
+        torch.manual_seed(0)
+        wishes = {"output_hidden_states": True, "output_attentions": True, "attn_implementation": "eager"}
+        model = ASTForEmotionRegression(ASTEmotionConfig(**ARCHITECTURE, max_length=101, **wishes)).eval()
+        model.save_pretrained(tmp_path)
+        layers = ARCHITECTURE["num_hidden_layers"]
+        for loaded in (model, ASTForEmotionRegression.from_pretrained(tmp_path, attn_implementation="eager")):
+            output = loaded(windows)
+            assert (len(output.hidden_states), len(output.attentions)) == (layers + 1, layers)
+            assert loaded(windows, output_hidden_states=False).hidden_states is None
+        started = ASTForEmotionRegression.from_ast(ast_checkpoint[0], max_length=101, **wishes)
+        assert len(started.eval()(windows).attentions) == layers
+        model.config.return_dict = False
+        assert isinstance(model(windows), tuple) and model(windows, return_dict=True).logits.shape == (3, 2)
+        assert model(windows[None])[0].shape == (1, 2)
 
     def test_loss_is_not_taken_as_normalised(self, model):
         import inspect

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tracemalloc
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from transformers import pipeline
 from emotion_ft.inference.predict import predict_file
 from emotion_ft.modeling import ASTEmotionFeatureExtractor, ASTForEmotionRegression
 from emotion_ft.modeling.pipeline_ast_emotion import MusicEmotionPipeline
+
+MUSIC = Path(__file__).resolve().parents[3] / "shared" / "audio"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +51,8 @@ def songs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(model, tiny_extractor, songs):
-    """`predict_file` of every song, with a curve; no two predictions are alike."""
-    predictions = [predict_file(model, tiny_extractor, path, curve_step=0.5) for path in songs]
+    """`predict_file` of every song; no two predictions are alike."""
+    predictions = [predict_file(model, tiny_extractor, path) for path in songs]
     for first, second in ((0, 1), (1, 2), (0, 2)):
         assert np.abs(np.subtract(predictions[first][:2], predictions[second][:2])).max() > 0.02
     return predictions
@@ -113,6 +116,30 @@ class TestAgreement:
         # log-mels are held as float16
         assert [result["valence"], result["arousal"]] == pytest.approx(values.tolist(), abs=5e-3)
 
+    def test_a_long_song_is_heard_all_over(self, pipe, model, tiny_extractor, tmp_path):
+        """What happens between five windows counts too."""
+        samples = np.concatenate([noise(seed, 10.0, 16000, channels=1) * (seed % 3) for seed in range(12)])
+        soundfile.write(tmp_path / "long.wav", samples, 16000, subtype="FLOAT")
+        prediction, result = predict_file(model, tiny_extractor, tmp_path / "long.wav"), pipe(tmp_path / "long.wav")
+        assert_close(result, prediction)
+        log_mel = tiny_extractor.log_mel(samples[:, 0])
+        with torch.no_grad():
+            starts = np.linspace(0, len(log_mel) - 101, 8).round().astype(int)  # 120 s, one every 15
+            windows = np.stack([tiny_extractor.window(log_mel, start) for start in starts])
+            values = 5 + 4 * model(torch.from_numpy(windows)).logits.mean(0)
+        assert [prediction.valence, prediction.arousal] == pytest.approx(values.tolist(), abs=5e-3)
+
+    @pytest.mark.parametrize("gain", [-40, -20, 6])
+    def test_gain_changes_nothing(self, pipe, tmp_path, gain):
+        paths = sorted(path for path in MUSIC.glob("*") if path.suffix in (".mp3", ".ogg"))
+        waveforms = [soundfile.read(path, frames=20 * 48000, dtype="float32") for path in paths]
+        waveforms.append((noise(0, 8.0, 22050, channels=2) * np.geomspace(1, 1e-3, 8 * 22050)[:, None], 22050))
+        for waveform, rate in waveforms:
+            quiet = waveform.mean(axis=1) * 10 ** (gain / 20)
+            plain, changed = (pipe({"raw": raw, "sampling_rate": rate}) for raw in (waveform.mean(axis=1), quiet))
+            for dimension in ("valence", "arousal"):
+                assert abs(plain[dimension] - changed[dimension]) < 0.02
+
     @pytest.mark.parametrize("step", [0.5, 0.13])
     def test_curve(self, pipe, model, tiny_extractor, songs, step):
         results = pipe(songs, curve=True, step=step)
@@ -123,6 +150,7 @@ class TestAgreement:
             assert list(curve) == ["time", "valence", "arousal"]
             assert curve["time"] == pytest.approx(prediction.curve.time.tolist())
             assert np.ptp(prediction.curve.valence) > 0.02
+            assert result["valence"] == pytest.approx(np.mean(curve["valence"]), abs=1e-4)
             np.testing.assert_allclose(curve["valence"], prediction.curve.valence, atol=1e-4)
             np.testing.assert_allclose(curve["arousal"], prediction.curve.arousal, atol=1e-4)
             json.dumps(result)
@@ -342,7 +370,7 @@ class TestSaveAndLoad:
         assert type(pipe) is MusicEmotionPipeline and type(pipe.model) is ASTForEmotionRegression
         assert_close(pipe(songs[0]), expected[0])
 
-    def test_where_emotion_ft_is_not_installed(self, saved, songs, expected):
+    def test_where_emotion_ft_is_not_installed(self, saved, songs, expected, model, tiny_extractor):
         code = """
 import json, sys
 sys.modules["emotion_ft"] = None
@@ -354,7 +382,7 @@ pipe.save_pretrained("again")
 again = pipeline(model="./again", trust_remote_code=True, device="cpu")  # the task is in config.json
 parts = (pipe, pipe.model, pipe.feature_extractor, again)
 print(json.dumps([type(part).__module__.split(".")[0] for part in parts]))
-print(json.dumps([pipe(sys.argv[1:], curve=True), again(sys.argv[1:])]))
+print(json.dumps([pipe(sys.argv[1:]), again(sys.argv[1:]), pipe(sys.argv[1:], curve=True)]))
 """
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         done = subprocess.run(
@@ -368,7 +396,9 @@ print(json.dumps([pipe(sys.argv[1:], curve=True), again(sys.argv[1:])]))
         assert done.returncode == 0, done.stderr
         modules, results = map(json.loads, done.stdout.splitlines()[-2:])
         assert modules == ["transformers_modules"] * 4
-        for first, second, prediction in zip(*results, expected, strict=True):
+        for first, second, curve, prediction, path in zip(*results, expected, songs, strict=True):
             assert_close(first, prediction)
             assert_close(second, prediction)
-            np.testing.assert_allclose(first["curve"]["valence"], prediction.curve.valence, atol=1e-4)
+            over_time = predict_file(model, tiny_extractor, path, curve_step=0.5)
+            assert_close(curve, over_time)
+            np.testing.assert_allclose(curve["curve"]["valence"], over_time.curve.valence, atol=1e-4)

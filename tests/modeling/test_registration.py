@@ -46,7 +46,7 @@ import emotion_ft
 show(imported("torch", "transformers", "soundfile"))
 
 from transformers import HfArgumentParser, TrainingArguments
-show(imported("transformers.models.auto.configuration_auto", "emotion_ft.modeling.auto_classes"))
+show(imported("emotion_ft.modeling.auto_classes"))
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 show(imported("emotion_ft.modeling.auto_classes", "transformers.modeling_utils"))
