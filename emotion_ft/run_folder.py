@@ -44,6 +44,9 @@ STUDY = "study.json"
 ABLATION = "ablation.csv"
 ABLATION_TABLE = "ablation.md"
 LOG = "log.txt"
+JOURNAL = "search.journal"
+SEARCH = "search.csv"
+TRIAL = "trial-{}"
 
 
 class Entry(NamedTuple):

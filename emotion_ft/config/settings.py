@@ -390,9 +390,12 @@ class Config:
     def save(self, folder: str | Path) -> Path:
         """Write `config.yaml` into `folder`; `parse_config` reads it back to the same configuration."""
         path = Path(folder) / run_folder.CONFIG
-        sections = {name: _plain(getattr(self, name)) for name in SECTIONS}
-        path.write_text(yaml.safe_dump(sections, sort_keys=False))
+        path.write_text(yaml.safe_dump(self.plain(), sort_keys=False))
         return path
+
+    def plain(self) -> dict[str, dict[str, Any]]:
+        """The sections as YAML holds them."""
+        return {name: _plain(getattr(self, name)) for name in SECTIONS}
 
 
 SECTIONS: dict[str, type] = get_type_hints(Config)

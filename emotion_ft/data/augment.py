@@ -41,7 +41,7 @@ def spec_augment(window: np.ndarray, config: SpecAugmentConfig, rng: np.random.G
 
 
 def collate(examples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Examples of a transform as a batch; songs with fewer windows than others get windows of NaN, which do not count."""
+    """Examples of a transform as a batch; songs with fewer windows get windows of NaN, which do not count."""
     return {
         name: pad_sequence([example[name] for example in examples], batch_first=True, padding_value=torch.nan)
         for name in examples[0]

@@ -17,8 +17,8 @@ class MusicEmotionPipeline(ChunkPipeline):
     """Valence and arousal of music on the label scale, 1-9 for DEAM.
 
     The prediction of a song is the mean over windows spread evenly from its start to its end, `num_windows` of the
-    feature extractor or, in a longer song, one every 15 s; a curve has one window every `step` seconds, and the song is
-    their mean. A file is decoded, resampled and turned into a log-mel piece
+    feature extractor or, in a longer song, one every 15 s; a curve has one window every `step` seconds, and the song
+    is their mean. A file is decoded, resampled and turned into a log-mel piece
     by piece; only the log-mel of one song, float16, and one batch of windows are in memory.
 
     `save_pretrained` and `push_to_hub` of the pipeline add its code and `custom_pipelines` to the model, for use with

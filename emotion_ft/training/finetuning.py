@@ -86,7 +86,7 @@ def finetune(
     synthetic window crosses into evaluation, directly or through the checkpoint that the run starts or resumes from.
     """
     _refuse_leaks(config, songs, checkpoint)
-    trainer, evaluated, synthetic = _make_trainer(config, extractor, songs, start)
+    trainer, evaluated, synthetic = make_trainer(config, extractor, songs, start)
     if trainer.is_world_process_zero():
         inputs.save_inputs(config, songs, bad_files)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -119,7 +119,7 @@ def _refuse_leaks(config: Config, songs: DatasetDict, checkpoint: str | None) ->
         provenance.refuse_seen(config.model.checkpoint, songs, config.data.group_by_artist)
 
 
-def _make_trainer(
+def make_trainer(
     config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict, start: Path | None
 ) -> tuple[EmotionTrainer, Any, int]:
     """The trainer, its validation songs, and the number of synthetic windows among its training songs."""

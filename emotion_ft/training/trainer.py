@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def check_metric(args: TrainingConfig) -> None:
     name, known = args.metric_for_best_model, ("loss", *KEYS)
     if name.removeprefix("eval_") not in known:
         raise ConfigError(f"there is no metric_for_best_model '{name}': it is one of {', '.join(known)}.")
+
+
+def search_space(trial: Any, around: TrainingConfig) -> dict[str, float]:
+    """Hyperparameters of an optuna trial: both rates, up to ten times smaller or larger, and the time to unfreeze."""
+    rates = {name: getattr(around, name) for name in ("backbone_learning_rate", "head_learning_rate")}
+    drawn = {name: trial.suggest_float(name, rate / 10, 10 * rate, log=True) for name, rate in rates.items()}
+    return (
+        drawn if around.freeze == "always" else drawn | {"unfreeze_at": trial.suggest_float("unfreeze_at", 0.0, 0.5)}
+    )
 
 
 def parameter_groups(
@@ -100,7 +110,8 @@ class EmotionTrainer(Trainer):
     not pushed to the Hub, whatever `hub_strategy` is.
 
     Args:
-        model: an `ASTForEmotionRegression`, or a model with `backbone`, `freeze_backbone` and `unfreeze_backbone`.
+        model: an `ASTForEmotionRegression`, or another model with a `backbone`; `peft.get_peft_model` may have wrapped
+            it. In its place, `model_init` may make one, for each `train` and each trial of a search.
         args: a `TrainingConfig`.
         **kwargs: as for `Trainer`; `train_dataset` and `eval_dataset` come from `emotion_ft.data.augment`.
     """
@@ -109,10 +120,19 @@ class EmotionTrainer(Trainer):
     hub_model_id: Any  # str | None, but declared as None
 
     def __init__(
-        self, model: nn.Module, args: TrainingConfig, callbacks: list[TrainerCallback] | None = None, **kwargs: Any
+        self,
+        model: nn.Module | None = None,
+        args: TrainingConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
     ):
         if not isinstance(args, TrainingConfig):
-            raise TypeError(f"args must be an emotion_ft.TrainingConfig, got {type(args).__name__}.")
+            raise TypeError(
+                f"args must be an emotion_ft.TrainingConfig, got {type(args).__name__}: it takes all of "
+                "TrainingArguments' settings, and backbone_learning_rate and head_learning_rate for learning_rate."
+            )
+        if (model is None) == (kwargs.get("model_init") is None):
+            raise TypeError("give either a model or model_init, a function that makes one.")
         adapters.check_adapted(model)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
@@ -150,6 +170,28 @@ class EmotionTrainer(Trainer):
             elif start:
                 logger.warning("no backbone_warmup: the schedule %s has rates of its own", self.args.lr_scheduler_type)
         return self.lr_scheduler
+
+    def hyperparameter_search(  # type: ignore[override]
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in `Trainer`, with defaults that fit: `search_space`, and the best `metric_for_best_model` of a trial.
+
+        Needs `model_init` and, for these defaults, optuna.
+        """
+        metric = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
+        best, around = max if self.args.greater_is_better else min, copy(self.args)
+        return super().hyperparameter_search(
+            hp_space or (lambda trial: search_space(trial, around)),
+            compute_objective or (lambda _: best(e[metric] for e in self.state.log_history if metric in e)),
+            n_trials,
+            direction or ("maximize" if self.args.greater_is_better else "minimize"),
+            **kwargs,
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         with signals.deferred():  # to `StopOnSignal`
