@@ -54,6 +54,9 @@ class DataConfig:
     group_by_artist: bool = _option(True, "Keep all songs by an artist on one side of the split.")
     validation_fraction: float = _option(0.15, "Share of songs that select the model, in (0, 1).")
     test_fraction: float = _option(0.15, "Share of songs held out for the final table, in (0, 1).")
+    calibration_fraction: float = _option(
+        0.0, "Share of the validation songs that only calibrate prediction intervals, in [0, 1) (0: all do both)."
+    )
     max_bad_fraction: float = _option(0.05, "Stop when more of the audio files cannot be read: a share in [0, 1].")
     min_seconds: float = _option(1.0, "Shorter audio files are reported as bad, in seconds.")
     cache_dir: str | None = _option(None, "Where log-mels are stored (default: in the datasets library's cache).")
@@ -62,7 +65,7 @@ class DataConfig:
     rendered_seconds: float = _option(45.0, "Length of a rendered song, in seconds.")
 
     def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction", "max_bad_fraction"):
+        for name in ("validation_fraction", "test_fraction", "calibration_fraction", "max_bad_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in [0, 1], but is {getattr(self, name):g}.")
         self.exchanged_range()

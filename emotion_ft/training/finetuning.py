@@ -86,18 +86,25 @@ def finetune(
     synthetic window crosses into evaluation, directly or through the checkpoint that the run starts or resumes from.
     """
     _refuse_leaks(config, songs, checkpoint)
-    trainer, evaluated, synthetic = make_trainer(config, extractor, songs, start)
+    selecting, calibrating = inputs.calibration_songs(config, songs["validation"])
+    trained_on = DatasetDict(train=songs["train"], validation=selecting)
+    trainer, evaluated, synthetic = make_trainer(config, extractor, trained_on, start)
     if trainer.is_world_process_zero():
         inputs.save_inputs(config, songs, bad_files)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     validation = trainer.predict(evaluated, metric_key_prefix="validation")
-    halfwidths = _calibrate(trainer, songs["validation"], validation)
+    if calibrating is None:
+        halfwidths = _calibrate(trainer, selecting, validation)
+    else:
+        apart = with_transform(calibrating, EvaluationTransform(extractor))
+        halfwidths = _calibrate(trainer, calibrating, trainer.predict(apart, metric_key_prefix="calibration"))
     trainer.save_model()
     test = with_transform(songs["test"], EvaluationTransform(extractor))
     output = trainer.predict(test, metric_key_prefix="test")
     if not trainer.is_world_process_zero():
         return None
     facts = _facts(config, songs, trainer, trained) | {"synthetic_windows": synthetic, "bad_files": len(bad_files)}
+    facts |= {"validation_songs": len(selecting), "calibration_songs": len(calibrating or ())}
     facts["validation_mean_ccc"] = (validation.metrics or {})["validation_mean_ccc"]
     scored = _score(config, extractor, songs, trainer, output, halfwidths)
     finished = scored._replace(results=facts | scored.results)
@@ -151,12 +158,12 @@ def training_windows(config: Config, extractor: ASTEmotionFeatureExtractor, song
 
 
 def _calibrate(trainer: EmotionTrainer, songs: Dataset, output: PredictionOutput) -> np.ndarray | None:
-    """Half-widths (2,) of prediction intervals from the validation songs; stored in the model's configuration."""
+    """Half-widths (2,) of prediction intervals from held-out songs; stored in the model's configuration."""
     level, halfwidths = trainer.args.interval_level, None
     if len(songs) >= (least := intervals.songs_needed(level)):
         halfwidths = intervals.conformal_halfwidths(from_unit(output.predictions), labels_of(songs), level)
     else:
-        logger.warning("no prediction intervals: level %g needs %d validation songs", level, least)
+        logger.warning("no prediction intervals: level %g needs %d songs to calibrate", level, least)
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     model.config.interval_halfwidths = None if halfwidths is None else halfwidths.tolist()
     model.config.interval_level = level

@@ -20,8 +20,8 @@ from ..data.collections.deam import load_songs
 from ..data.features import BadFile, store_log_mels
 from ..data.prepared import load_prepared
 from ..data.rendering.songs import render_deam
-from ..data.songs import join, split_songs
-from ..data.splits import read_split, write_split
+from ..data.songs import artists_of, join, split_songs
+from ..data.splits import read_split, split_off, write_split
 from ..errors import UsageError
 from ..inference.fetch import fetch
 from ..modeling import ASTEmotionConfig, ASTEmotionFeatureExtractor, ASTForEmotionRegression
@@ -106,6 +106,24 @@ def load_side(data: DataConfig, split: str | Path, side: str) -> DatasetDict:
     chosen = songs.select(rows)
     chosen.info.description = f"{songs.info.description}; the {side} songs of the id lists in {split}"
     return DatasetDict({side: chosen})
+
+
+def calibration_songs(config: Config, validation: Dataset) -> tuple[Dataset, Dataset | None]:
+    """The validation songs that select the weights, and those set apart to calibrate prediction intervals.
+
+    `calibration_fraction` of the groups that the split keeps together are set apart; None for 0, where all songs do
+    both. Raises `SplitError` if one side would be empty.
+    """
+    fraction = config.data.calibration_fraction
+    if not fraction:
+        return validation, None
+    groups = artists_of(validation) if config.data.group_by_artist else None
+    sides = split_off(validation["song_id"], groups, config.training.seed, fraction, "calibration_fraction")
+    row_of = {song_id: row for row, song_id in enumerate(validation["song_id"])}
+    selecting, apart = (validation.select([row_of[song_id] for song_id in side]) for side in sides)
+    if len(selecting) < 2:
+        raise UsageError("one validation song is left to select the weights, but scores need two.")
+    return selecting, apart
 
 
 def store_features(

@@ -1,13 +1,22 @@
 """What comes before what in a run: the weights before any decoding, the results after everything else."""
 
+import numpy as np
 import pytest
+from datasets import DatasetDict
 from transformers import ASTConfig, ASTModel
 
 from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
+from emotion_ft.data.features import store_log_mels
+from emotion_ft.data.songs import labels_of
+from emotion_ft.data.splits import read_split
 from emotion_ft.errors import UsageError
+from emotion_ft.hub.repository import shared_files
+from emotion_ft.inference.loading import load_model
+from emotion_ft.inference.predict import predict_songs
 from emotion_ft.training import inputs
 from emotion_ft.training.finetuning import run_finetuning
+from emotion_ft.training.trainer import EmotionTrainer
 
 
 @pytest.fixture
@@ -66,6 +75,42 @@ def test_results_are_written_last_and_hold_facts_as_fields(config, monkeypatch, 
         "test_fraction": 0.15,
     }
     assert results["train_songs"] + results["validation_songs"] + results["test_songs"] == 24
+
+
+def test_songs_set_apart_calibrate_and_select_nothing(config, monkeypatch, tmp_path):
+    asked = []
+    predict = EmotionTrainer.predict
+
+    def watched(self, dataset, *arguments, **settings):
+        asked.append(len(dataset))
+        return predict(self, dataset, *arguments, **settings)
+
+    monkeypatch.setattr(EmotionTrainer, "predict", watched)
+    flags = ("--validation_fraction", "0.42", "--calibration_fraction", "0.5")
+    run = run_finetuning(config(*flags))
+    held_out = read_split(tmp_path / "run" / "splits")["validation"]
+    assert run.results["calibration_songs"] + run.results["validation_songs"] == len(held_out) == 10
+    assert asked == [5, 5, 4]
+    songs = inputs.load_collection(config(*flags).data, 42)["validation"]
+    selecting, apart = inputs.calibration_songs(config(*flags), songs)
+    assert sorted([*selecting["song_id"], *apart["song_id"]]) == held_out
+    model, extractor = load_model(tmp_path / "run")
+    stored, _ = store_log_mels(DatasetDict(c=apart), extractor, tmp_path / "cache")
+    errors = np.abs(predict_songs(model, extractor, stored["c"]) - labels_of(apart))
+    # ceil((5 + 1) * 0.5) = 3rd smallest
+    np.testing.assert_allclose(model.config.interval_halfwidths, np.sort(errors, axis=0)[2], atol=1e-4)
+
+
+def test_lora_leaves_a_model_that_needs_no_peft(config, tmp_path):
+    run = run_finetuning(config("--lora_rank", "2", "--lora_targets", "fc1"))
+    model, extractor = load_model(tmp_path / "run")
+    songs = inputs.load_collection(config().data, 42)["test"]
+    stored, _ = store_log_mels(DatasetDict(test=songs), extractor, tmp_path / "cache")
+    expected = run.predictions[["predicted_valence", "predicted_arousal"]].to_numpy()
+    np.testing.assert_allclose(predict_songs(model, extractor, stored["test"]), expected, atol=1e-4)
+    shared = set(shared_files(tmp_path / "run"))
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "model.safetensors"} <= shared
+    assert "lora_rank: 2" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_pretrained_weights_come_from_a_folder(config, tmp_path):
