@@ -54,7 +54,7 @@ def make_scores(treatments=("repaired",), artists=5):
     truth = rng.uniform(1, 9, (20, 2))
     predictions = {"model": truth + rng.normal(0, 1, truth.shape), "mean": np.tile(truth.mean(0), (20, 1))}
     rows = {
-        (treatment, name): score_with_intervals(values, truth, [f"artist {i % artists}" for i in range(20)], 50)
+        (treatment, name): score_with_intervals(values, truth, [f"artist {i % artists}" for i in range(20)])
         for treatment in treatments
         for name, values in predictions.items()
     }
@@ -174,7 +174,7 @@ class TestModelCard:
         told = {"interval_level": 0.9}
         for dimension in DIMENSIONS:
             told |= {f"interval_{dimension}": 1.5, f"test_{dimension}_coverage": 0.95}
-        assert "valence ± 1.50 covers 95%" in text_of(run(**told)) and "± 1.50" not in text_of(rendered)
+        assert "valence ± 1.50 covers 95% [75%, 100%]" in text_of(run(**told)) and "± 1.50" not in text_of(rendered)
 
     def test_curve_scores(self, run):
         values = np.linspace(-0.5, 0.5, 24).reshape(3, 4, 2)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict, concatenate_datasets
-from emotion_ft.recipes import report
 from transformers import TrainerState
 
 from emotion_ft import run_folder
@@ -18,6 +17,7 @@ from emotion_ft.config.parser import parse_config
 from emotion_ft.data.collections.audit import audit
 from emotion_ft.data.songs import collections_of
 from emotion_ft.errors import UsageError
+from emotion_ft.recipes import report
 from emotion_ft.reports import song_plots
 from emotion_ft.reports.audit import write_audit
 from emotion_ft.reports.page import quadrant_errors, write_page
@@ -95,7 +95,7 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     table = predictions_table(test, systems).assign(valence_std=1.5, arousal_std=1.5, labels="repaired")
     if exchanged:
         table = table.assign(other_valence=table["arousal"], other_arousal=table["valence"])
-    scores = score_systems(table, resamples=20)
+    scores = score_systems(table)
     results = {"protocol": f"songs of a test, seed {seed}", "collections": collections_of(test)}
     results |= {"labels": "repaired", "epochs": 3.0, "train_runtime": 12.0}
     results |= {f"{name}_songs": len(side) for name, side in songs.items()}
@@ -146,7 +146,7 @@ def folds(songs, tiny_extractor, tmp_path_factory):
     for fold, side in enumerate(sides):
         write_run(folder / f"fold-{fold}", DatasetDict({**songs, "test": side}), tiny_extractor, seed=fold)
     table = cross_validation.pool(folder, 2)
-    scores = score_systems(table, resamples=20)
+    scores = score_systems(table)
     run_folder.write_table(folder, run_folder.PREDICTIONS, table)
     run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     fold_scores = cross_validation.score_folds(table).rename_axis("fold").reset_index()
