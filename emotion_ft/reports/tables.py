@@ -32,7 +32,7 @@ def _cells(row: pd.Series) -> tuple[list[str], list[str]]:
     for key in COLUMNS:
         values.append(f"{row[key]:z.3f}")
         low, high = row.get(f"{key}_low", np.nan), row.get(f"{key}_high", np.nan)
-        intervals.append("" if np.isnan(low) else f"[{low:z.2f}, {high:z.2f}]")
+        intervals.append("" if np.isnan(low) else f"[{low:z.3f}, {high:z.3f}]")
     return values, intervals
 
 

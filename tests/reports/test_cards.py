@@ -161,7 +161,7 @@ class TestModelCard:
         results = json.loads((rendered / "all_results.json").read_text())
         low, high = results["test_valence_rmse_interval"]
         assert re.search(
-            rf"\| model +\| {results['test_valence_rmse']:.3f}<br>\[{low:.2f},&nbsp;{high:.2f}\]", text_of(rendered)
+            rf"\| model +\| {results['test_valence_rmse']:.3f}<br>\[{low:.3f},&nbsp;{high:.3f}\]", text_of(rendered)
         )
         without = text_of(run(scores=make_scores(artists=1)))
         assert re.search(rf"\| model +\| {results['test_valence_rmse']:.3f} +\|", without) and "<br>" not in without

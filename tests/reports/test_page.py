@@ -162,7 +162,7 @@ def cells(row):
     """Cells of the table of scores, from a row of its CSV."""
     written = []
     for key in COLUMNS:
-        interval = "" if np.isnan(row[f"{key}_low"]) else f" [{row[f'{key}_low']:z.2f}, {row[f'{key}_high']:z.2f}]"
+        interval = "" if np.isnan(row[f"{key}_low"]) else f" [{row[f'{key}_low']:z.3f}, {row[f'{key}_high']:z.3f}]"
         written.append(f"{row[key]:z.3f}{interval}")
     return written
 

@@ -191,8 +191,8 @@ class TestTables:
         ]
         assert lines[1].split()[1] == f"{scores.loc['model', 'valence_rmse']:.3f}"
         low, high = scores.loc["model", ["valence_rmse_low", "valence_rmse_high"]]
-        assert lines[2].startswith(" ") and f"[{low:.2f}, {high:.2f}]" in lines[2]
-        assert f"<br>[{low:.2f},&nbsp;{high:.2f}] " in tables.markdown_table(scores)
+        assert lines[2].startswith(" ") and f"[{low:.3f}, {high:.3f}]" in lines[2]
+        assert f"<br>[{low:.3f},&nbsp;{high:.3f}] " in tables.markdown_table(scores)
 
     def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems):
         scores = score_systems(predictions_table(under_another(labels)[0], systems))
