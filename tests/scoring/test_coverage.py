@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from emotion_ft.scoring import intervals
-from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
+from emotion_ft.scoring.metrics import DIMENSIONS, METRICS, score
 
 SYSTEMS = {"model": (0.7, 0.45, 0.1), "other": (0.55, 0.55, 0.0)}  # slope, deviation of the noise, bias
 SHARED = 0.4  # of the variance of labels and of noise, what an artist's songs have in common
@@ -177,3 +177,33 @@ def test_print_the_table():
     ours, theirs = (table.xs(method, level="method") for method in ("jackknife-t", "percentile"))
     off, before = (ours - LEVEL).abs().mean(axis=1), (theirs - LEVEL).abs().mean(axis=1)
     assert (off < 0.05).all() and (off[before.index] < before)[[design for design in designs if "51" in design]].all()
+
+
+def conformal_coverage(songs, checkpoints, rounds, rng):
+    """Mean coverage of new songs at level 0.9, by a checkpoint with the best mean CCC on the calibration songs.
+
+    All checkpoints are equally good, and half of the variance of their errors is the same for all.
+    """
+    shares = []
+    for _ in range(rounds):
+        labels, shared = rng.normal(size=(2, songs + 1000, 2))
+        errors = (shared + rng.normal(size=(checkpoints, songs + 1000, 2))) / np.sqrt(2)
+        predictions = 0.7 * labels + 0.5 * errors
+        validation = [score(one[:songs], labels[:songs])["mean_ccc"] for one in predictions]
+        chosen = predictions[np.argmax(validation)]
+        halfwidths = intervals.conformal_halfwidths(chosen[:songs], labels[:songs], 0.9)
+        shares.append(intervals.coverage(chosen[songs:], labels[songs:], halfwidths).mean())
+    return np.mean(shares)
+
+
+@pytest.mark.slow
+def test_choosing_the_checkpoint_on_the_calibration_songs_costs_coverage():
+    """`-s` prints how much: the numbers in docs/evaluation.md."""
+    rng = np.random.default_rng(0)
+    costs = []
+    for songs, rank in ((20, 19), (55, 51), (270, 244)):  # the smallest above 0.9 (songs + 1)
+        by_others, by_themselves = (conformal_coverage(songs, count, 150, rng) for count in (1, 10))
+        assert by_others == pytest.approx(rank / (songs + 1), abs=0.012)
+        costs.append(by_others - by_themselves)
+        print(f"{songs} songs: coverage {by_others:.3f}, of the best of 10 checkpoints {by_themselves:.3f}")
+    assert costs[0] > costs[1] > costs[2] > 0
