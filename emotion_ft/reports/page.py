@@ -15,7 +15,7 @@ from .. import run_folder
 from ..errors import UsageError
 from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
-from ..scoring.scores import CEILING, DIFFERENCES, TEXT, read_table, references, system_predictions
+from ..scoring.scores import CEILING, DIFFERENCES, LEAST_CEILING, TEXT, read_table, references, system_predictions
 from . import tables
 from .song_plots import QUADRANTS
 from .templates import template
@@ -118,7 +118,9 @@ def _scores(folder: Path) -> dict[str, Any]:
     scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
     by_treatment = tables.blocks(scores)
     treatment, first = next(iter(by_treatment.items()))
-    ranking = first["mean_ccc"].drop([CEILING, *DIFFERENCES], errors="ignore").sort_values(ascending=False)
+    ranking = (
+        first["mean_ccc"].drop([CEILING, LEAST_CEILING, *DIFFERENCES], errors="ignore").sort_values(ascending=False)
+    )
     fold_scores = folder / run_folder.FOLD_SCORES
     if fold_scores.is_file():
         model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]

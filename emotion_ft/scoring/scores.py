@@ -17,7 +17,8 @@ SYSTEMS = {"model": "predicted", "ridge": "ridge", "svr": "svr", "mean": "mean"}
 """Rows of a table, and the prefixes of their columns in `predictions.csv`."""
 DIFFERENCES = {f"model - {system}": system for system in SYSTEMS if system != "model"}
 """Rows of paired differences, and the system that each compares the model with."""
-CEILING = "ceiling"
+CEILING, LEAST_CEILING = "ceiling", "ceiling, at least"
+"""The row of `ceiling.noise_ceiling`, and its name where only the least number of raters is known."""
 TEXT = ("source", "audio", "artist", "labels")
 
 
@@ -27,6 +28,7 @@ def songs_table(songs: Dataset) -> pd.DataFrame:
     table.insert(2, "audio", [Path(audio["path"]).name for audio in songs["audio"]])
     for name in (*DIMENSIONS, "valence_std", "arousal_std", "raters", *OTHER_LABELS):
         table[name] = np.array(songs[name], dtype=np.float64)  # None becomes NaN
+    table["raters_at_least"] = np.array(songs["raters_at_least"], dtype=bool)
     return table
 
 
@@ -35,6 +37,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     for name in TEXT:
         table[name] = table[name].astype(object).where(table[name].notna(), None)
+    table["raters_at_least"] = table.get("raters_at_least", False)  # earlier versions did not know
     return table
 
 
@@ -87,9 +90,9 @@ def score_systems(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per treatment of the labels and system. Where there are several collections, the model also has one row
         for each. "ceiling" is what a predictor of the true emotions would score (see `ceiling`), where the number of
-        raters is known. `DIFFERENCES` are the model's scores minus another system's on the same songs. Columns:
-        `metrics.KEYS`, and these with `_low` and `_high`, the 95 % interval over artists, NaN where there is none
-        (see `intervals.score_intervals` and `intervals.paired_intervals`).
+        raters is known, and "ceiling, at least" where it is the least number for some songs. `DIFFERENCES` are the
+        model's scores minus another system's on the same songs. Columns: `metrics.KEYS`, and these with `_low` and
+        `_high`, the 95 % interval over artists, NaN where there is none (see `intervals`).
     """
     clusters = artist_of_song(table)
     rows = {}
@@ -108,7 +111,8 @@ def score_systems(table: pd.DataFrame) -> pd.DataFrame:
         deviations = table[["valence_std", "arousal_std"]].to_numpy(np.float64)
         raters = table[["raters"]].to_numpy(np.float64)
         if not np.isnan(deviations).all(axis=0).any() and not np.isnan(raters).any() and not other:
-            rows[treatment, CEILING] = noise_ceiling(truth, deviations, raters, ddof=0)
+            name = LEAST_CEILING if table["raters_at_least"].any() else CEILING
+            rows[treatment, name] = noise_ceiling(truth, deviations, raters, ddof=0)
         for name, system in DIFFERENCES.items():
             if system in predictions:
                 pair = predictions["model"], predictions[system]
@@ -149,14 +153,14 @@ def flat(scores: pd.DataFrame) -> dict[str, float | list[float]]:
     """Scores by name, for `all_results.json`.
 
     `test_*` are the model's, `baseline_<system>_*` the other systems', `test_minus_<system>_*` the differences between
-    these, `ceiling_*` the ceiling's; `<treatment>_` precedes those against the other treatment of the labels;
+    these, `ceiling_*` or
+    `ceiling_at_least_*` the ceiling's; `<treatment>_` precedes those against the other treatment of the labels;
     `*_interval`, [low, high], is the interval of one of the model's scores or differences, where there is one.
     """
     first = scores.index[0][0]
-    prefixes = {"model": "test", CEILING: "ceiling"} | {
-        name: f"test_minus_{DIFFERENCES[name]}" for name in DIFFERENCES
-    }
-    prefixes = {system: f"baseline_{system}" for system in SYSTEMS} | prefixes
+    prefixes = {system: f"baseline_{system}" for system in SYSTEMS} | {"model": "test"}
+    prefixes |= {CEILING: "ceiling", LEAST_CEILING: "ceiling_at_least"}
+    prefixes |= {name: f"test_minus_{system}" for name, system in DIFFERENCES.items()}
     results: dict[str, float | list[float]] = {}
     for (treatment, system), row in zip(scores.index.tolist(), scores.to_dict("records"), strict=True):
         if system not in prefixes:

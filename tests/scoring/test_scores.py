@@ -9,7 +9,7 @@ from emotion_ft.data.songs import songs_dataset
 from emotion_ft.reports import tables
 from emotion_ft.scoring.ceiling import noise_ceiling
 from emotion_ft.scoring.intervals import paired_intervals, score_intervals
-from emotion_ft.scoring.metrics import score
+from emotion_ft.scoring.metrics import KEYS, score
 from emotion_ft.scoring.scores import artist_of_song, flat, predictions_table, read_table, references, score_systems
 
 SONGS = 40
@@ -99,6 +99,17 @@ def test_the_ceiling_is_of_these_raters(labels, systems):
     assert scores.loc["repaired", "ceiling"][list(expected)].to_dict() == pytest.approx(expected)
     without = songs(labels, valence_std=[None] * SONGS)
     assert "ceiling" not in score_systems(predictions_table(without, systems)).loc["repaired"].index
+
+
+def test_the_least_number_of_raters_gives_the_least_ceiling(labels, systems):
+    known = score_systems(predictions_table(songs(labels), systems))
+    scores = score_systems(predictions_table(songs(labels, raters_at_least=[False] * 39 + [True]), systems))
+    assert "ceiling" not in scores.loc["repaired"].index
+    row = scores.loc[("repaired", "ceiling, at least")]
+    assert row[KEYS].to_dict() == known.loc[("repaired", "ceiling"), KEYS].to_dict()
+    more = score_systems(predictions_table(songs(labels, raters=[12] * SONGS), systems)).loc[("repaired", "ceiling")]
+    assert more["mean_r2"] > row["mean_r2"] and more["mean_rmse"] < row["mean_rmse"]
+    assert flat(scores)["ceiling_at_least_mean_r2"] == row["mean_r2"] and "ceiling_mean_r2" not in flat(scores)
 
 
 def test_collections_are_scored_apart_too(labels, systems):
