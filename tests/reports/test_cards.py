@@ -30,7 +30,7 @@ from emotion_ft.reports.cards import write_data_card, write_gan_card, write_mode
 from emotion_ft.reports.environment import environment
 from emotion_ft.scoring import curves
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
-from emotion_ft.scoring.scores import flat, score_with_intervals
+from emotion_ft.scoring.scores import difference_with_intervals, flat, score_with_intervals
 from emotion_ft.training.trainer import EmotionTrainer
 
 TOKEN = "hf_user"
@@ -165,6 +165,19 @@ class TestModelCard:
         )
         without = text_of(run(scores=make_scores(artists=1)))
         assert re.search(rf"\| model +\| {results['test_valence_rmse']:.3f} +\|", without) and "<br>" not in without
+
+    def test_says_how_the_model_compares_as_the_differences_show(self, run, rendered):
+        rng = np.random.default_rng(0)
+        truth = rng.uniform(1, 9, (20, 2))
+        pair = truth + rng.normal(0, 0.5, truth.shape), truth + rng.normal(0, 2, truth.shape)
+        scores = make_scores()
+        scores.loc[("repaired", "model - svr"), :] = difference_with_intervals(*pair, truth, list("abcdefghij") * 2)
+        text = text_of(run(scores=scores))
+        assert re.search(r"^\| model - svr +\| -\d\.\d{3}<br>\[-", text, re.M)
+        row = scores.loc[("repaired", "model - svr")]
+        low, high = row["mean_ccc_low"], row["mean_ccc_high"]
+        assert f"mean CCC, minus svr's {row['mean_ccc']:+.3f} [{low:+.3f}, {high:+.3f}], better." in text
+        assert "minus" not in text_of(rendered)
 
     def test_every_treatment_of_the_labels_has_its_table(self, run):
         text = text_of(run(scores=make_scores(("repaired", "distributed"))))

@@ -21,7 +21,7 @@ from emotion_ft.recipes import report
 from emotion_ft.reports import song_plots
 from emotion_ft.reports.audit import write_audit
 from emotion_ft.reports.page import quadrant_errors, write_page
-from emotion_ft.reports.tables import COLUMNS, LEGEND
+from emotion_ft.reports.tables import COLUMNS, LEGEND, comparison_line
 from emotion_ft.reports.training_plots import plot_learning_curve
 from emotion_ft.scoring.curves import score_curves
 from emotion_ft.scoring.metrics import DIMENSIONS
@@ -215,8 +215,13 @@ class TestPage:
         for key, title in (("valence_r2", "valence, R²"), ("arousal_ccc", "arousal, CCC")):
             assert f"{title}{model[key]:.2f} [{model[f'{key}_low']:.2f}, {model[f'{key}_high']:.2f}]" in page.text
         assert LEGEND in page.text
+        assert comparison_line(scores.set_index(["labels", "system"])) in page.text.split("Contents")[0]
         curves = pd.read_csv(folder / run_folder.CURVE_SCORES, index_col="scored")
         assert page.row("all windows of all songs together") == [f"{value:z.3f}" for value in curves.loc["windows"]]
+
+    def test_draws_scores_and_no_differences(self, run):
+        drawn = re.findall(r'<svg class="forest".*?</svg>', run[0].source, re.S)
+        assert len(drawn) == 8 and all(">model</text>" in svg and "model - " not in svg for svg in drawn)
 
     def test_says_what_the_intervals_hold(self, run):
         page = run[0]
