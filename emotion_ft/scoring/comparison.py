@@ -65,7 +65,7 @@ def compare_runs(folders: Sequence[str | Path]) -> Comparison:
         len(set(artists)),
         next(iter(treatments(first.table))),
         pd.DataFrame.from_dict(scores, orient="index").rename_axis("run"),
-        pd.DataFrame.from_dict(differences, orient="index", columns=None if differences else KEYS).rename_axis("run"),
+        pd.DataFrame.from_dict(differences, orient="index").rename_axis("run"),
     )
 
 
