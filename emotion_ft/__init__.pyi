@@ -24,11 +24,13 @@ from .modeling.pipeline_ast_emotion import MusicEmotionPipeline
 from .reports.audit import write_audit
 from .reports.song_plots import plot_curve, show_spectrogram
 from .reports.tables import scores_markdown
+from .scoring.comparison import compare_runs
 from .scoring.metrics import EmotionMetric, score
 from .training.ablation import run_ablation
 from .training.cross_validation import run_cross_validation
 from .training.finetuning import run_finetuning
 from .training.inputs import build_extractor, load_collection
+from .training.seeds import run_seeds
 from .training.trainer import EmotionTrainer
 
 __version__: str
@@ -50,6 +52,7 @@ __all__ = [
     "TrainingTransform",
     "audit",
     "build_extractor",
+    "compare_runs",
     "find_deam",
     "from_unit",
     "is_rendered",
@@ -70,6 +73,7 @@ __all__ = [
     "run_cross_validation",
     "run_finetuning",
     "run_gan",
+    "run_seeds",
     "score",
     "scores_markdown",
     "show_spectrogram",

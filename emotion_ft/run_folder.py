@@ -40,6 +40,10 @@ DISCRIMINATOR = "discriminator"
 REGRESSOR = "regressor"
 FOLDS = "fold-*"
 CROSS_VALIDATION = "cross_validation.json"
+SEEDS = "seed-*"
+SEEDS_NOTE = "seeds.json"
+COMPARISON = "compare.csv"
+COMPARISON_TABLE = "compare.md"
 STUDY = "study.json"
 ABLATION = "ablation.csv"
 ABLATION_TABLE = "ablation.md"
@@ -103,6 +107,10 @@ ENTRIES = (
     Entry(REGRESSOR, "what teaches a GAN emotions"),
     Entry(FOLDS, "the run of each fold of a cross-validation"),
     Entry(CROSS_VALIDATION, "what the folds of a cross-validation are made of"),
+    Entry(SEEDS, "the run of each seed"),
+    Entry(SEEDS_NOTE, "what the runs of several seeds are made of"),
+    Entry(COMPARISON, "scores of several runs, and the differences between them"),
+    Entry(COMPARISON_TABLE, "the same as a table to read"),
 )
 
 SHARED = tuple(pattern for entry in ENTRIES for pattern in entry.shared)
@@ -112,6 +120,17 @@ MODEL_NEEDS = (CARD, MODEL_CONFIG, FRONT_END)
 def fold_folder(folder: str | Path, fold: int) -> Path:
     """Where the run of a fold of a cross-validation lies."""
     return Path(folder, FOLDS.replace("*", str(fold)))
+
+
+def seed_folder(folder: str | Path, seed: int) -> Path:
+    """Where the run of a seed lies."""
+    return Path(folder, SEEDS.replace("*", str(seed)))
+
+
+def seed_folders(folder: str | Path) -> list[Path]:
+    """The folders of all seeds in a folder, in the order of their seeds."""
+    places = {place.name.removeprefix(SEEDS.rstrip("*")): place for place in Path(folder).glob(SEEDS)}
+    return [places[seed] for seed in sorted(filter(str.isdecimal, places), key=int)]
 
 
 def is_scored(folder: str | Path) -> bool:

@@ -102,14 +102,15 @@ def test_the_readme_is_short_and_leads_to_every_page():
 
 def test_the_readmes_results_are_the_measured_ones():
     lines = blocks(ROOT / "docs" / "results.md", "")[0].splitlines()
-    measured = {}
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
-        system, *values = line.split()
-        if system in ("model", "ridge", "svr", "mean", "ceiling"):
-            intervals = re.findall(r"\[.*?\]", below) if below.startswith(" ") else [""] * len(values)
-            cells = [f"{value} {interval}".strip() for value, interval in zip(values, intervals, strict=True)]
+    columns = [match.end() for match in re.finditer(r"[VA] \w+", lines[0])]
+    shown, measured = ("model", "ridge", "svr", "mean", "ceiling", "model - ridge"), {}
+    for line, below in zip(lines[1:], [*lines[2:], ""], strict=True):
+        if (system := re.split(" {2,}", line)[0]) in shown:
+            ends = {match.end(): match[0] for match in re.finditer(r"\[.*?\]", below) if below.startswith(" ")}
+            values = [line[:end].split()[-1] for end in columns]
+            cells = [f"{value} {ends.get(end, '')}".strip() for value, end in zip(values, columns, strict=True)]
             measured[system] = [cells[column] for column in (2, 4, 7, 9)]  # R2 and CCC, valence and arousal
-    assert len(measured) == 5
+    assert len(measured) == len(shown)
     assert {row[0]: row[1:] for row in table_rows(section(README, "## Results"))} == measured
 
 

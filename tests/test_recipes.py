@@ -277,6 +277,19 @@ class TestFinetune:
         assert "MediaEval 2015" in (tmp_path / "README.md").read_text()
 
 
+def test_seeds_are_trained_on_one_split_and_compared_with_another_run(finished, config, tmp_path):
+    place = tmp_path / "seeds"
+    out, _ = finetune(config, "--output_dir", place, "--num_train_epochs", "3", "--seeds", "2")
+    assert "seed 42" in out and f"{place} (2 seeds), sd" in out and (place / "seed-43" / "report.html").is_file()
+    out, _ = command("compare", finished[0], place, "--output", tmp_path / "comparison")
+    results = json.loads((finished[0] / "all_results.json").read_text())
+    assert re.search(rf"^{finished[0]} +{results['test_valence_rmse']:.3f}", out, re.M)
+    assert f"Mean CCC, {place} (2 seeds) - {finished[0]}: " in out
+    assert {path.name for path in (tmp_path / "comparison").iterdir()} == {"compare.csv", "compare.md"}
+    _, err = command("compare", finished[0], tmp_path, code=1)
+    assert "holds no finished run or seeds of one" in err
+
+
 def cross_validate(*flags, code=0):
     return command("cross_validate", *flags, code=code)
 
@@ -321,8 +334,8 @@ class TestCrossValidate:
         assert "artist-grouped 3-fold cross-validation" in results["protocol"] and results["test_songs"] == 40
         out = folds[1]
         assert re.search(rf"^model, pooled +.*{results['test_valence_r2']:.3f}", out, re.M)
-        for row in ("fold 0", "fold 2", "ridge", "svr", "mean", "ceiling"):
-            assert re.search(rf"^{row} +\d", out, re.M), row
+        for row in ("fold 0", "fold 2", "ridge", "svr", "mean", "ceiling", "model - ridge", "model - mean"):
+            assert re.search(rf"^{row} +-?\d", out, re.M), row
 
     @pytest.mark.stress
     def test_side_by_side_killed_and_resumed_gives_the_same(self, folds, tmp_path):

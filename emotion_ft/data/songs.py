@@ -28,6 +28,7 @@ FEATURES = Features(
         "valence_std": Value("float32"),
         "arousal_std": Value("float32"),
         "raters": Value("int32"),
+        "raters_at_least": Value("bool"),
         "labels": Value("string"),
         "other_valence": Value("float32"),
         "other_arousal": Value("float32"),
@@ -45,7 +46,7 @@ FEATURES = Features(
 - `source`: the collection's name
 - `audio`: the path, under "path"; not decoded
 - `valence`, `arousal`: means over the annotators, 1-9, and their standard deviations `valence_std`, `arousal_std`
-- `raters`: how many people a label is the mean of
+- `raters`: how many people a label is the mean of; with `raters_at_least`, that many or more
 - `labels`: how they were treated: "repaired", "distributed" or "dynamic" (see `deam.load_songs`)
 - `other_valence`, `other_arousal`: the labels under the other treatment, `OTHER[labels]`, where that differs
 - `artist`
@@ -59,7 +60,7 @@ OTHER = {"repaired": "distributed", "distributed": "repaired", "dynamic": "repai
 
 
 def songs_dataset(columns: dict[str, Sequence], description: str) -> Dataset:
-    """Columns of `FEATURES` -> a dataset in memory. Others are None, `rendered` and `synthetic` False.
+    """Columns of `FEATURES` -> a dataset in memory. Others are None, or False where they are boolean.
 
     Args:
         columns: with `audio` as a list of paths.
@@ -67,7 +68,7 @@ def songs_dataset(columns: dict[str, Sequence], description: str) -> Dataset:
     """
     rows = len(columns["song_id"])
     given = {**columns, "audio": [{"bytes": None, "path": str(path)} for path in columns["audio"]]}
-    defaults = {**dict.fromkeys(FEATURES, [None] * rows), "rendered": [False] * rows, "synthetic": [False] * rows}
+    defaults = {name: [False if kind == Value("bool") else None] * rows for name, kind in FEATURES.items()}
     # Dataset.from_dict would encode the paths, and for that import torchcodec.
     table = pa.Table.from_pydict({**defaults, **given}, schema=FEATURES.arrow_schema)
     return Dataset(table, info=DatasetInfo(description=description, features=FEATURES))

@@ -124,7 +124,7 @@ def _model_card(folder: Path, subject: _Subject, results: dict[str, Any] | None 
     curve_scores, path = tables.read_curve_scores(folder), folder / run_folder.CONFIG
     curve_table = None if curve_scores is None else curve_scores.rename(index=ROWS).to_markdown(floatfmt=".3f")
     config = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return _card_of_model(folder, subject, results, config, shown, curve_table)
+    return _card_of_model(folder, subject, results, config, shown, curve_table, tables.comparison_line(scores))
 
 
 def _gan_card(folder: Path, subject: _Subject, results: dict[str, Any] | None = None) -> str:
@@ -160,6 +160,7 @@ def _card_of_model(
     config: dict[str, dict[str, Any]],
     shown: dict[str, str],
     curve_table: str | None = None,
+    comparison: str | None = None,
 ) -> str:
     finished, collections = "test_songs" in results, results["collections"]
     base_model, checkpoint = results.get("base_model"), config.get("model", {}).get("checkpoint")
@@ -182,6 +183,7 @@ def _card_of_model(
         if section in config and (section != "synthetic" or results.get("synthetic_windows"))
     }
     values = {"finished": finished, "tables": shown, "curve_table": curve_table, "legend": tables.LEGEND, "ours": ours}
+    values |= {"comparison": comparison}
     values |= {"base_model": base_model, "checkpoint": checkpoint, "config": config}
     values |= {"settings": yaml.safe_dump(settings, sort_keys=False) if settings else None}
     values |= {"audit": (folder / run_folder.AUDIT / run_folder.AUDIT_REPORT).is_file()}

@@ -15,7 +15,7 @@ from .. import run_folder
 from ..errors import UsageError
 from ..scoring.curves import ROWS
 from ..scoring.metrics import DIMENSIONS, METRICS
-from ..scoring.scores import CEILING, TEXT, read_table, references, system_predictions
+from ..scoring.scores import CEILING, DIFFERENCES, LEAST_CEILING, TEXT, read_table, references, system_predictions
 from . import tables
 from .song_plots import QUADRANTS
 from .templates import template
@@ -115,17 +115,23 @@ def _read_songs(path: Path) -> pd.DataFrame:
 
 def _scores(folder: Path) -> dict[str, Any]:
     """The tables by treatment of the labels, their forest plots, the model's own row, and the systems' ranking."""
-    by_treatment = tables.blocks(pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"]))
+    scores = pd.read_csv(folder / run_folder.SCORES, index_col=["labels", "system"])
+    by_treatment = tables.blocks(scores)
     treatment, first = next(iter(by_treatment.items()))
-    ranking = first["mean_ccc"].drop(CEILING, errors="ignore").sort_values(ascending=False)
+    ranking = (
+        first["mean_ccc"].drop([CEILING, LEAST_CEILING, *DIFFERENCES], errors="ignore").sort_values(ascending=False)
+    )
     fold_scores = folder / run_folder.FOLD_SCORES
     if fold_scores.is_file():
         model, others = first.iloc[:1].rename({"model": "model, pooled"}), first.iloc[1:]
         first = pd.concat([model, pd.read_csv(fold_scores, index_col="fold"), others])
     cells = {name: _cells(block) for name, block in (by_treatment | {treatment: first}).items()}
-    forests = {name: _forests(rows) for name, rows in cells.items()}
-    headline = next(iter(cells[treatment].values()))
-    return {"tables": cells, "forests": forests, "headline": headline, "ranking": ranking.to_dict()}
+    drawn = {
+        name: {row: cells for row, cells in rows.items() if row not in DIFFERENCES} for name, rows in cells.items()
+    }
+    forests = {name: _forests(rows) for name, rows in drawn.items()}
+    shown = {"tables": cells, "drawn": drawn, "forests": forests, "headline": next(iter(cells[treatment].values()))}
+    return shown | {"ranking": ranking.to_dict(), "comparison": tables.comparison_line(scores)}
 
 
 def _cells(scores: pd.DataFrame) -> dict[str, dict[str, Cell]]:

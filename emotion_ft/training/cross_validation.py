@@ -1,17 +1,12 @@
 """k-fold cross-validation: one run per fold, every song held out once, and scores of the pooled predictions."""
 
-import copy
-import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
 from .. import run_folder
@@ -26,13 +21,11 @@ from ..reports import page, tables
 from ..scoring import scores as scoring
 from ..scoring.metrics import DIMENSIONS
 from . import inputs
-from .checkpoints import last_checkpoint, prepare_output_dir
+from .checkpoints import prepare_output_dir
 from .finetuning import finetune, write_held_out
+from .series import config_in, finished, settle
 
 logger = logging.getLogger(__name__)
-
-PLACES = {"data_root", "prepared", "cache_dir", "num_proc", "output_dir"}
-PLACES |= {"dataloader_num_workers", "report_to", "save_total_limit"}
 
 
 class Pooled(NamedTuple):
@@ -68,21 +61,22 @@ def run_cross_validation(
     songs = inputs.load_all(config.data)
     splits, protocol = draw_folds(songs, config, folds)
     with writing(folder, "output", SAME_COMMAND):
-        settle(config, folder, protocol)
+        settle(config, folder, protocol, run_folder.CROSS_VALIDATION)
         stored, bad_files = inputs.store_features(DatasetDict({"all": songs}), extractor, config.data)
         songs = stored["all"]
         for fold in range(folds) if only is None else only:
-            if finished(folder, fold):
+            place = run_folder.fold_folder(folder, fold)
+            if finished(place):
                 continue
             logger.info("fold %d of %d", fold, folds)
-            ours = fold_config(config, folder, fold)
+            ours = config_in(place, config)
             checkpoint = prepare_output_dir(ours.training)
             inputs.make_deterministic(training)
             sides = fold_songs(songs, splits[fold], protocol, fold)
             finetune(ours, extractor, sides, bad_files, checkpoint, start)
         if training.process_index:
             return None
-        if missing := [fold for fold in range(folds) if not finished(folder, fold)]:
+        if missing := [fold for fold in range(folds) if not finished(run_folder.fold_folder(folder, fold))]:
             return Pooled(folder, missing)
         inputs.write_audit(folder, config.data)
         return write_pooled(config, folder, folds, songs, protocol, extractor)
@@ -108,49 +102,6 @@ def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits]
     return splits, f"{kind} {folds}-fold cross-validation, {fraction:g} validation, {grouped}, seed {seed}"
 
 
-def settle(config: Config, folder: Path, protocol: str) -> None:
-    """Create the folder, and write the settings of the folds into it.
-
-    Raises `UsageError` if it holds a single run, or folds with other settings without `overwrite_output_dir`.
-    """
-    with PartialState().main_process_first():
-        if not PartialState().is_main_process:
-            return
-        note = folder / run_folder.CROSS_VALIDATION
-        if not note.is_file() and ((folder / run_folder.RESULTS).is_file() or last_checkpoint(folder)):
-            raise UsageError(f"'{folder}' holds a run and no cross-validation: choose another --output.")
-        overwrite = config.training.overwrite_output_dir
-        settings = {"protocol": protocol, "config": _settings(config)}
-        if note.is_file() and not overwrite and (changes := _changes(settings, json.loads(note.read_text()))):
-            raise UsageError(
-                f"'{folder}' holds folds with other settings ({'; '.join(changes[:6])}): --overwrite_output_dir to "
-                "start again, or another --output."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            run_folder.clear(folder)
-        config.save(folder)
-        note.write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """The settings in `config.yaml`, without those that may differ from machine to machine."""
-    with tempfile.TemporaryDirectory() as folder:
-        sections = yaml.safe_load(config.save(folder).read_text())
-    pairs = ((name, key, value) for name, keys in sections.items() for key, value in keys.items())
-    return {f"{name}.{key}": value for name, key, value in pairs if key not in PLACES}
-
-
-def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """The differences, in words."""
-    changes = [] if ours["protocol"] == theirs["protocol"] else [f"there, {theirs['protocol']}"]
-    for key in sorted(ours["config"].keys() | theirs["config"].keys()):
-        pair = [settings["config"].get(key) for settings in (ours, theirs)]
-        if pair[0] != pair[1]:
-            changes.append(f"{key} is {pair[0]} here and was {pair[1]}")
-    return changes
-
-
 def fold_songs(songs: Dataset, splits: Splits, protocol: str, fold: int) -> DatasetDict:
     """One fold's songs as train, validation and test, without those whose audio could not be used.
 
@@ -162,20 +113,6 @@ def fold_songs(songs: Dataset, splits: Splits, protocol: str, fold: int) -> Data
         if len(ids) < 2:
             raise SplitError(f"fold {fold} has {len(ids)} {name} songs, but scores need two: ask for fewer folds")
     return select_splits(songs, sides, f"{protocol}, fold {fold}")
-
-
-def fold_config(config: Config, folder: Path, fold: int) -> Config:
-    """The configuration of one fold's run, which resumes from the fold's last checkpoint if there is one."""
-    ours, place = copy.deepcopy(config), run_folder.fold_folder(folder, fold)
-    ours.training.output_dir, ours.data.split = str(place), str(place / run_folder.SPLITS)
-    resume = last_checkpoint(place) is not None
-    ours.training.resume_from_checkpoint, ours.training.overwrite_output_dir = "last" if resume else None, not resume
-    return ours
-
-
-def finished(folder: Path, fold: int) -> bool:
-    """Whether a fold's run is finished."""
-    return (run_folder.fold_folder(folder, fold) / run_folder.RESULTS).is_file()
 
 
 def pool(folder: Path, folds: int) -> pd.DataFrame:

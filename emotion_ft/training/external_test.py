@@ -129,5 +129,5 @@ def coverage_line(table: pd.DataFrame, config: PretrainedConfig) -> str | None:
         return None
     predictions, labels = scoring.system_predictions(table, "model"), scoring.references(table)
     covered = coverage(predictions, labels, config.interval_halfwidths)
-    listed = coverage_text(config.interval_halfwidths, covered.tolist())
+    listed = coverage_text(config.interval_halfwidths, covered.tolist(), len(table))
     return f"Intervals of level {config.interval_level:g}, from the model's validation songs: {listed}."

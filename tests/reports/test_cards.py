@@ -30,7 +30,7 @@ from emotion_ft.reports.cards import write_data_card, write_gan_card, write_mode
 from emotion_ft.reports.environment import environment
 from emotion_ft.scoring import curves
 from emotion_ft.scoring.metrics import DIMENSIONS, METRICS
-from emotion_ft.scoring.scores import flat, score_with_intervals
+from emotion_ft.scoring.scores import difference_with_intervals, flat, score_with_intervals
 from emotion_ft.training.trainer import EmotionTrainer
 
 TOKEN = "hf_user"
@@ -54,7 +54,7 @@ def make_scores(treatments=("repaired",), artists=5):
     truth = rng.uniform(1, 9, (20, 2))
     predictions = {"model": truth + rng.normal(0, 1, truth.shape), "mean": np.tile(truth.mean(0), (20, 1))}
     rows = {
-        (treatment, name): score_with_intervals(values, truth, [f"artist {i % artists}" for i in range(20)], 50)
+        (treatment, name): score_with_intervals(values, truth, [f"artist {i % artists}" for i in range(20)])
         for treatment in treatments
         for name, values in predictions.items()
     }
@@ -161,10 +161,23 @@ class TestModelCard:
         results = json.loads((rendered / "all_results.json").read_text())
         low, high = results["test_valence_rmse_interval"]
         assert re.search(
-            rf"\| model +\| {results['test_valence_rmse']:.3f}<br>\[{low:.2f},&nbsp;{high:.2f}\]", text_of(rendered)
+            rf"\| model +\| {results['test_valence_rmse']:.3f}<br>\[{low:.3f},&nbsp;{high:.3f}\]", text_of(rendered)
         )
         without = text_of(run(scores=make_scores(artists=1)))
         assert re.search(rf"\| model +\| {results['test_valence_rmse']:.3f} +\|", without) and "<br>" not in without
+
+    def test_says_how_the_model_compares_as_the_differences_show(self, run, rendered):
+        rng = np.random.default_rng(0)
+        truth = rng.uniform(1, 9, (20, 2))
+        pair = truth + rng.normal(0, 0.5, truth.shape), truth + rng.normal(0, 2, truth.shape)
+        scores = make_scores()
+        scores.loc[("repaired", "model - svr"), :] = difference_with_intervals(*pair, truth, list("abcdefghij") * 2)
+        text = text_of(run(scores=scores))
+        assert re.search(r"^\| model - svr +\| -\d\.\d{3}<br>\[-", text, re.M)
+        row = scores.loc[("repaired", "model - svr")]
+        low, high = row["mean_ccc_low"], row["mean_ccc_high"]
+        assert f"mean CCC, minus svr's {row['mean_ccc']:+.3f} [{low:+.3f}, {high:+.3f}], better." in text
+        assert "minus" not in text_of(rendered)
 
     def test_every_treatment_of_the_labels_has_its_table(self, run):
         text = text_of(run(scores=make_scores(("repaired", "distributed"))))
@@ -174,7 +187,7 @@ class TestModelCard:
         told = {"interval_level": 0.9}
         for dimension in DIMENSIONS:
             told |= {f"interval_{dimension}": 1.5, f"test_{dimension}_coverage": 0.95}
-        assert "valence ± 1.50 covers 95%" in text_of(run(**told)) and "± 1.50" not in text_of(rendered)
+        assert "valence ± 1.50 covers 95% [75%, 100%]" in text_of(run(**told)) and "± 1.50" not in text_of(rendered)
 
     def test_curve_scores(self, run):
         values = np.linspace(-0.5, 0.5, 24).reshape(3, 4, 2)

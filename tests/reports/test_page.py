@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict, concatenate_datasets
-from emotion_ft.recipes import report
 from transformers import TrainerState
 
 from emotion_ft import run_folder
@@ -18,10 +17,11 @@ from emotion_ft.config.parser import parse_config
 from emotion_ft.data.collections.audit import audit
 from emotion_ft.data.songs import collections_of
 from emotion_ft.errors import UsageError
+from emotion_ft.recipes import report
 from emotion_ft.reports import song_plots
 from emotion_ft.reports.audit import write_audit
 from emotion_ft.reports.page import quadrant_errors, write_page
-from emotion_ft.reports.tables import COLUMNS, LEGEND
+from emotion_ft.reports.tables import COLUMNS, LEGEND, comparison_line
 from emotion_ft.reports.training_plots import plot_learning_curve
 from emotion_ft.scoring.curves import score_curves
 from emotion_ft.scoring.metrics import DIMENSIONS
@@ -95,7 +95,7 @@ def write_run(folder, songs, extractor, seed=0, exchanged=False, curves=False):
     table = predictions_table(test, systems).assign(valence_std=1.5, arousal_std=1.5, labels="repaired")
     if exchanged:
         table = table.assign(other_valence=table["arousal"], other_arousal=table["valence"])
-    scores = score_systems(table, resamples=20)
+    scores = score_systems(table)
     results = {"protocol": f"songs of a test, seed {seed}", "collections": collections_of(test)}
     results |= {"labels": "repaired", "epochs": 3.0, "train_runtime": 12.0}
     results |= {f"{name}_songs": len(side) for name, side in songs.items()}
@@ -146,7 +146,7 @@ def folds(songs, tiny_extractor, tmp_path_factory):
     for fold, side in enumerate(sides):
         write_run(folder / f"fold-{fold}", DatasetDict({**songs, "test": side}), tiny_extractor, seed=fold)
     table = cross_validation.pool(folder, 2)
-    scores = score_systems(table, resamples=20)
+    scores = score_systems(table)
     run_folder.write_table(folder, run_folder.PREDICTIONS, table)
     run_folder.write_table(folder, run_folder.SCORES, scores.reset_index())
     fold_scores = cross_validation.score_folds(table).rename_axis("fold").reset_index()
@@ -162,7 +162,7 @@ def cells(row):
     """Cells of the table of scores, from a row of its CSV."""
     written = []
     for key in COLUMNS:
-        interval = "" if np.isnan(row[f"{key}_low"]) else f" [{row[f'{key}_low']:z.2f}, {row[f'{key}_high']:z.2f}]"
+        interval = "" if np.isnan(row[f"{key}_low"]) else f" [{row[f'{key}_low']:z.3f}, {row[f'{key}_high']:z.3f}]"
         written.append(f"{row[key]:z.3f}{interval}")
     return written
 
@@ -215,8 +215,13 @@ class TestPage:
         for key, title in (("valence_r2", "valence, R²"), ("arousal_ccc", "arousal, CCC")):
             assert f"{title}{model[key]:.2f} [{model[f'{key}_low']:.2f}, {model[f'{key}_high']:.2f}]" in page.text
         assert LEGEND in page.text
+        assert comparison_line(scores.set_index(["labels", "system"])) in page.text.split("Contents")[0]
         curves = pd.read_csv(folder / run_folder.CURVE_SCORES, index_col="scored")
         assert page.row("all windows of all songs together") == [f"{value:z.3f}" for value in curves.loc["windows"]]
+
+    def test_draws_scores_and_no_differences(self, run):
+        drawn = re.findall(r'<svg class="forest".*?</svg>', run[0].source, re.S)
+        assert len(drawn) == 8 and all(">model</text>" in svg and "model - " not in svg for svg in drawn)
 
     def test_says_what_the_intervals_hold(self, run):
         page = run[0]

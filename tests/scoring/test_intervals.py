@@ -1,13 +1,26 @@
 import time
-import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from emotion_ft.scoring import intervals
-from emotion_ft.scoring.intervals import bootstrap_scores, conformal_halfwidths, coverage
-from emotion_ft.scoring.metrics import score
+from emotion_ft.scoring.intervals import (
+    conformal_halfwidths,
+    coverage,
+    paired_intervals,
+    score_intervals,
+    share_interval,
+)
+from emotion_ft.scoring.metrics import KEYS, score
+
+TO = {"rmse": np.log, "mae": np.log, "r2": lambda x: np.log(1 - x), "r": np.arctanh, "ccc": np.arctanh}
+BACK = {"rmse": np.exp, "mae": np.exp, "r2": lambda x: 1 - np.exp(x), "r": np.tanh, "ccc": np.tanh}
+GROUPINGS = [
+    (None, range(12)),
+    (["b", "a", "b", "c", "c", "c", "a", "d", "e", "b", "f", "f"], [0, 1, 0, 2, 2, 2, 1, 3, 4, 0, 5, 5]),
+    (["b", None, "b", 7, 7, np.nan, "b", "x", "x", "y", "z", None], [0, 5, 0, 1, 1, 6, 0, 2, 2, 3, 4, 7]),
+]
+"""Labels, and the group that each song is in."""
 
 
 def songs(count, seed=0):
@@ -16,191 +29,178 @@ def songs(count, seed=0):
     return references * 0.5 + [2.0, 3.5] + rng.normal(size=(count, 2)), references
 
 
-def brute_force(predictions, references, codes, resamples, seed):
-    """`score` of the rows that the same draws of groups hold: (resamples, metrics)."""
+def without_each(predictions, references, codes):
+    """`score` of the songs that are left without each group: one dictionary per group."""
     codes = np.asarray(codes)
-    count = len(set(codes.tolist()))
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    rows = [np.repeat(np.arange(len(codes)), draw[codes]) for draw in draws]
-    return np.array([list(score(predictions[row], references[row]).values()) for row in rows])
+    return [score(predictions[codes != code], references[codes != code]) for code in sorted(set(codes.tolist()))]
 
 
-@pytest.mark.parametrize(
-    ("groups", "codes"),  # in the order in which they appear, then songs without a label
-    [
-        (None, range(12)),
-        (["b", "a", "b", "c", "c", "c", "a", "d", "e", "b", "f", "f"], [0, 1, 0, 2, 2, 2, 1, 3, 4, 0, 5, 5]),
-        (["b", None, "b", 7, 7, np.nan, "b", "x", "x", "y", "z", None], [0, 5, 0, 1, 1, 6, 0, 2, 2, 3, 4, 7]),
-    ],
-)
-def test_equals_scores_of_the_resampled_songs(groups, codes):
+def freedom(codes):
+    sizes = np.unique(codes, return_counts=True)[1]
+    return sizes.sum() ** 2 / (sizes**2).sum() - 1
+
+
+def by_hand(value, lefts, freedoms, level):
+    """Student's t around a value, from what is left without each unit of each source of chance."""
+    spreads = [(len(left) - 1) / len(left) * sum((x - value) ** 2 for x in left) for left in lefts]
+    total = sum(spreads)
+    df = total**2 / sum(spread**2 / one for spread, one in zip(spreads, freedoms, strict=True))
+    return stats.t(df, value, np.sqrt(total)).interval(level)
+
+
+@pytest.mark.parametrize(("groups", "codes"), GROUPINGS)
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_scores_without_each_group_decide(groups, codes, level):
     predictions, references = songs(12)
-    expected = brute_force(predictions, references, codes, 61, seed=3)
-    for level in (0.5, 0.9):
-        found = bootstrap_scores(predictions, references, groups, resamples=61, seed=3, level=level)
-        assert list(found) == list(score(predictions, references))
-        low_high = np.quantile(expected, [(1 - level) / 2, (1 + level) / 2], axis=0).T
-        np.testing.assert_allclose(list(found.values()), low_high, rtol=0, atol=1e-9)
+    found = score_intervals(predictions, references, groups, level)
+    value, left = score(predictions, references), without_each(predictions, references, codes)
+    assert list(found) == list(value) == KEYS
+    for key in KEYS:
+        to, back = (table[key.split("_")[1]] for table in (TO, BACK))
+        ends = by_hand(to(value[key]), [[to(row[key]) for row in left]], [freedom(codes)], level)
+        assert found[key] == pytest.approx(sorted(map(back, ends)), abs=1e-9)
 
 
-def test_equals_scores_of_constant_resamples():
-    references = np.array([[3, 1], [5, 7], [6, 7]], float)  # means of thirds: centred values are rounded
-    predictions = np.array([[3, 2], [4, 2], [6, 9]], float)  # perfect for two songs in valence
-    expected = brute_force(predictions, references, range(3), 200, seed=0)
-    names = list(score(predictions, references))
-    for name, values in (("valence_r2", {0, 1}), ("arousal_r2", {0}), ("valence_r", {0}), ("arousal_ccc", {0})):
-        assert values <= set(expected[:, names.index(name)])
-    for level in (0.1, 0.3, 0.5, 0.7, 0.9, 0.99):
-        found = bootstrap_scores(predictions, references, resamples=200, level=level)
-        low_high = np.quantile(expected, [(1 - level) / 2, (1 + level) / 2], axis=0).T
-        np.testing.assert_allclose(list(found.values()), low_high, rtol=0, atol=1e-9)
+@pytest.mark.parametrize(("groups", "codes"), GROUPINGS)
+def test_differences_without_each_group_decide(groups, codes):
+    (predictions, references), others = songs(12), songs(12, seed=1)[0]
+    found = paired_intervals(predictions, others, references, groups)
+    ours, theirs = (without_each(values, references, codes) for values in (predictions, others))
+    for key in KEYS:
+        value = score(predictions, references)[key] - score(others, references)[key]
+        left = [mine[key] - yours[key] for mine, yours in zip(ours, theirs, strict=True)]
+        assert found[key] == pytest.approx(by_hand(value, [left], [freedom(codes)], 0.95), abs=1e-9)
 
 
-def test_constants_that_binary_numbers_cannot_hold():
-    _, references = songs(30)
-    found = bootstrap_scores(np.full_like(references, 5.1), references, resamples=50)
-    assert found["mean_r"] == found["mean_ccc"] == (0, 0) and found["mean_r2"][1] <= 0
-    for predictions, r2 in ((np.full((4, 2), 0.1), 1), (np.full((4, 2), 0.2), 0)):
-        found = bootstrap_scores(predictions, np.full((4, 2), 0.1), resamples=50)
-        assert found["mean_r2"] == (r2, r2) and found["mean_ccc"] == found["mean_r"] == (0, 0)
-    found = bootstrap_scores(references, references, resamples=50)
-    assert found["mean_rmse"] == (0, 0) and found["mean_r2"] == (1, 1)
-    assert found["mean_r"] == found["mean_ccc"] == pytest.approx((1, 1), abs=1e-12)
+def test_seeds_add_their_variance():
+    references, codes = songs(20)[1], np.arange(20) % 7
+    ours, theirs = (np.stack([songs(20, seed)[0] for seed in seeds]) for seeds in ((0, 1, 2), (3, 4)))
+
+    def parts(predictions):
+        """Mean scores of the seeds: of all songs, without each group, and without each seed, (…, keys)."""
+        scores = np.array([list(score(one, references).values()) for one in predictions])
+        rows = [[list(row.values()) for row in without_each(one, references, codes)] for one in predictions]
+        return scores.mean(axis=0), np.mean(rows, axis=0), (scores.sum(axis=0) - scores) / (len(scores) - 1)
+
+    single, paired = score_intervals(ours, references, codes), paired_intervals(ours, theirs, references, codes)
+    columns = zip(KEYS, *(part.T for values in (ours, theirs) for part in parts(values)), strict=True)
+    for key, value, left, seeds, other, other_left, other_seeds in columns:
+        to, back = (table[key.split("_")[1]] for table in (TO, BACK))
+        ends = by_hand(to(value), [to(left), to(seeds)], [freedom(codes), 2], 0.95)
+        assert single[key] == pytest.approx(sorted(map(back, ends)), abs=1e-9)
+        lefts = [left - other_left, seeds - other, value - other_seeds]
+        expected = by_hand(value - other, lefts, [freedom(codes), 2, 1], 0.95)
+        assert paired[key] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_constant_groups_have_no_correlation(seed):
-    rng = np.random.default_rng(seed)
-    groups = np.repeat([0, 1], [7, 6])
-    constant = rng.uniform([[1, 1], [6, 6]], [[4, 4], [9, 9]])[groups]  # a value a group and dimension
-    varied = constant + 0.1 * rng.normal(size=(13, 2))
-    for predictions, references, metrics in ((varied, constant, ("r2", "r", "ccc")), (constant, varied, ("r", "ccc"))):
-        found = bootstrap_scores(predictions, references, groups, resamples=40)
-        for dimension in ("valence", "arousal"):
-            for metric in metrics:
-                low, high = found[f"{dimension}_{metric}"]
-                assert low == 0 and high > 0.9
+def test_one_seed_is_a_run():
+    predictions, references = songs(15)
+    assert score_intervals(predictions[None], references) == score_intervals(predictions, references)
 
 
-def test_nearly_constant_groups_have_one():
+def test_what_both_systems_find_hard_cancels():
+    predictions, references = songs(60)
+    others = predictions + 0.1 * np.random.default_rng(1).normal(size=predictions.shape)
+    single, paired = score_intervals(predictions, references), paired_intervals(predictions, others, references)
+    assert all(np.ptp(paired[key]) < 0.3 * np.ptp(single[key]) for key in KEYS)
+    swapped = paired_intervals(others, predictions, references)
+    assert all(paired[key] == pytest.approx([-end for end in reversed(swapped[key])]) for key in KEYS)
+
+
+def test_ends_stay_within_the_range_of_the_metric():
     rng = np.random.default_rng(0)
-    codes = np.repeat([0, 1], 6)
-    references = np.array([2.0, 7.0])[codes][:, None] + 0.001 * rng.normal(size=(12, 2))
-    predictions = references + 0.0005 * rng.normal(size=(12, 2))
-    low, high = np.quantile(brute_force(predictions, references, codes, 40, seed=0), [0.025, 0.975], axis=0)
-    found = bootstrap_scores(predictions, references, codes, resamples=40)
-    np.testing.assert_allclose(list(found.values()), np.stack([low, high], axis=1), rtol=0, atol=1e-7)
+    references = rng.normal(size=(8, 2))
+    found = score_intervals(references + 0.1 * rng.normal(size=(8, 2)), references)
+    for key, (low, high) in found.items():
+        assert low < high and (high <= 1 if key.endswith(("r2", "_r", "ccc")) else low > 0)
 
 
-def test_agrees_with_scipy():
-    predictions, references = songs(80)
-    found = bootstrap_scores(predictions, references, resamples=6000, level=0.9)
-
-    def rmse(p, r, axis):
-        return np.sqrt(np.mean((p - r) ** 2, axis))
-
-    def r2(p, r, axis):
-        return 1 - np.mean((p - r) ** 2, axis) / np.var(r, axis)
-
-    def ccc(p, r, axis):
-        covariance = np.mean(p * r, axis) - np.mean(p, axis) * np.mean(r, axis)
-        bias = np.mean(p, axis) - np.mean(r, axis)
-        return 2 * covariance / (np.var(p, axis) + np.var(r, axis) + bias**2)
-
-    for column, dimension in enumerate(("valence", "arousal")):
-        pair = predictions[:, column], references[:, column]
-        for metric in (rmse, r2, ccc):
-            low, high = stats.bootstrap(
-                pair,
-                metric,
-                paired=True,
-                vectorized=True,
-                n_resamples=6000,
-                confidence_level=0.9,
-                method="percentile",
-                random_state=1,
-            ).confidence_interval
-            assert found[f"{dimension}_{metric.__name__}"] == pytest.approx((low, high), abs=0.04 * (high - low))
+def absent(intervals):
+    return {key for key, ends in intervals.items() if np.isnan(ends).all()}
 
 
-def test_intervals_cover_the_population():
-    r, bias = 0.7, 0.3
-    truth = {"r": r, "rmse": np.sqrt(2 - 2 * r + bias**2), "ccc": 2 * r / (2 + bias**2)}
-    rng = np.random.default_rng(0)
-    hits = {metric: [] for metric in truth}
-    for seed in range(150):
-        references = rng.normal(size=(60, 2))
-        predictions = r * references + np.sqrt(1 - r**2) * rng.normal(size=(60, 2)) + bias
-        found = bootstrap_scores(predictions, references, resamples=300, seed=seed)
-        for metric, value in truth.items():
-            for dimension in ("valence", "arousal"):
-                low, high = found[f"{dimension}_{metric}"]
-                hits[metric].append(low <= value <= high)
-    for metric, covered in hits.items():
-        assert 0.88 <= np.mean(covered) <= 0.99, metric
+def keys(*metrics):
+    return {key for key in KEYS if key.split("_")[1] in metrics}
 
 
-def test_clustered_intervals_cover_clustered_songs():
-    rng = np.random.default_rng(0)
-    artists = np.repeat(np.arange(40), 5)
-    hits = []
-    for seed in range(100):
-        error = rng.normal(size=(40, 2))[artists] + 0.4 * rng.normal(size=(200, 2))
-        references = rng.normal(size=(200, 2))
-        predictions = references + error
-        low_high = [
-            bootstrap_scores(predictions, references, groups, resamples=200, seed=seed)["arousal_rmse"]
-            for groups in (artists, None)
-        ]
-        hits.append([low <= np.sqrt(1.16) <= high for low, high in low_high])
-    clustered, single = np.mean(hits, axis=0)
-    assert 0.85 <= clustered <= 0.99 and single < clustered - 0.2
+@pytest.mark.filterwarnings("error")
+class TestNoInterval:
+    def test_of_correlations_of_a_constant(self):
+        _, references = songs(30)
+        for constant in (5.0, 5.1):  # binary numbers cannot hold the second
+            found = score_intervals(np.full_like(references, constant), references)
+            assert absent(found) == keys("r", "ccc")
+
+    def test_of_what_constant_labels_leave_undefined(self):
+        references = np.repeat([[3.0, 3.1], [4.0, 7.3]], [9, 3], axis=0)  # constant without the second group
+        predictions = references + np.random.default_rng(0).normal(size=references.shape)
+        found = score_intervals(predictions, references, np.repeat([0, 1], [9, 3]))
+        assert absent(found) == keys("r2", "r")
+        assert absent(score_intervals(predictions, np.full_like(references, 0.1))) == keys("r2", "r", "ccc")
+
+    def test_of_perfect_predictions(self):
+        _, references = songs(30)
+        assert absent(score_intervals(references, references)) >= keys("rmse", "mae", "r2")
+
+    def test_of_the_difference_between_a_system_and_itself(self):
+        predictions, references = songs(30)
+        assert absent(paired_intervals(predictions, predictions, references)) == set(KEYS)
+
+    def test_is_infinite(self):
+        rng = np.random.default_rng(0)
+        for seed in range(200):
+            count = int(rng.integers(2, 5))
+            references = rng.uniform(1, 9, size=(count, 2)).round(seed % 3)
+            predictions = (references + rng.choice([0, 1e-9, 1], p=[0.4, 0.2, 0.4], size=(count, 2))).round(9)
+            others = rng.uniform(1, 9, size=(count, 2)).round(1)
+            for found in (
+                score_intervals(predictions, references),
+                paired_intervals(predictions, others, references),
+                score_intervals(np.stack([predictions, others]), references),
+            ):
+                for low, high in found.values():
+                    assert (np.isnan(low) and np.isnan(high)) or (np.isfinite([low, high]).all() and low <= high)
 
 
-def test_chunks_bound_the_memory_and_change_nothing(monkeypatch):
-    predictions, references = songs(1802)
-    bootstrap_scores(predictions, references, resamples=2)
-    tracemalloc.start()
+def test_many_songs_take_no_time():
+    pair = songs(20000)
     start = time.process_time()
-    whole = bootstrap_scores(predictions, references, resamples=3000)
-    seconds, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 60e6  # one matrix of counts has 43 MB, and is needed as integers and as floats
-    assert seconds < 3  # 0.3 on one core
-    monkeypatch.setattr(intervals, "CELLS", 1802 * 700)
-    chunked = bootstrap_scores(predictions, references, resamples=3000)
-    np.testing.assert_allclose(list(chunked.values()), list(whole.values()), rtol=0, atol=1e-12)
-    monkeypatch.setattr(intervals, "CELLS", 1)
-    single = bootstrap_scores(predictions[:9], references[:9], resamples=20)
-    monkeypatch.undo()
-    whole = bootstrap_scores(predictions[:9], references[:9], resamples=20)
-    np.testing.assert_allclose(list(single.values()), list(whole.values()), rtol=0, atol=1e-12)
-
-
-def test_the_seed_decides():
-    pair = songs(30)
-    assert bootstrap_scores(*pair, resamples=20) == bootstrap_scores(*pair, resamples=20, seed=0)
-    assert bootstrap_scores(*pair, resamples=20) != bootstrap_scores(*pair, resamples=20, seed=1)
+    score_intervals(*pair)
+    assert time.process_time() - start < 2  # 0.1 on one core
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"predictions": np.zeros((5, 2))}, r"two arrays \(songs, 2\), got \(5, 2\) and \(4, 2\)"),
+        ({"predictions": np.zeros((3, 5, 2))}, r"two arrays \(songs, 2\), got \(5, 2\) and \(4, 2\)"),
         ({"predictions": np.zeros((4, 3)), "references": np.zeros((4, 3))}, "two arrays"),
         ({"predictions": np.full((4, 2), np.nan)}, "finite"),
         ({"references": np.full((4, 2), np.inf)}, "finite"),
         ({"groups": ["a", "b", "c"]}, r"each of 4 songs, got \(3,\)"),
-        ({"groups": ["a"] * 4}, "at least two groups to draw from, got 1 over 4 songs"),
+        ({"groups": ["a"] * 4}, "at least two groups to leave out, got 1 over 4 songs"),
         ({"predictions": np.zeros((1, 2)), "references": np.zeros((1, 2))}, "at least two groups"),
         ({"predictions": np.zeros((0, 2)), "references": np.zeros((0, 2))}, "at least two groups"),
         ({"level": 1.0}, "level"),
-        ({"resamples": 0}, "resample"),
+        ({"level": 0.0}, "level"),
     ],
 )
 def test_unusable_input_is_refused(settings, message):
+    given = {"predictions": np.zeros((4, 2)), "references": np.ones((4, 2)), **settings}
     with pytest.raises(ValueError, match=message):
-        bootstrap_scores(**{"predictions": np.zeros((4, 2)), "references": np.ones((4, 2)), **settings})
+        score_intervals(**given)
+    with pytest.raises(ValueError, match=message):
+        paired_intervals(others=given["predictions"], **given)
+
+
+@pytest.mark.parametrize(("inside", "count"), [(50, 51), (51, 51), (0, 7), (460, 500)])
+def test_the_interval_of_a_share_is_clopper_and_pearsons(inside, count):
+    low, high = share_interval(inside / count, count)
+    if inside < count:  # the tails beyond the ends hold 2.5 % each
+        assert stats.binom.cdf(inside, count, high) == pytest.approx(0.025, abs=1e-6)
+    if inside > 0:
+        assert stats.binom.sf(inside - 1, count, low) == pytest.approx(0.025, abs=1e-6)
+    assert 0 <= low <= inside / count <= high <= 1
 
 
 @pytest.mark.parametrize(

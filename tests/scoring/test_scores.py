@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,8 +8,8 @@ from emotion_ft import run_folder
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.reports import tables
 from emotion_ft.scoring.ceiling import noise_ceiling
-from emotion_ft.scoring.intervals import bootstrap_scores
-from emotion_ft.scoring.metrics import score
+from emotion_ft.scoring.intervals import paired_intervals, score_intervals
+from emotion_ft.scoring.metrics import KEYS, score
 from emotion_ft.scoring.scores import artist_of_song, flat, predictions_table, read_table, references, score_systems
 
 SONGS = 40
@@ -42,14 +44,51 @@ def systems(labels):
 
 def test_rows_are_the_metrics_with_clustered_intervals(labels, systems):
     scores = score_systems(predictions_table(songs(labels), systems))
-    assert list(scores.index) == [("repaired", name) for name in ("model", "ridge", "ceiling")]
+    assert list(scores.index) == [("repaired", name) for name in ("model", "ridge", "ceiling", "model - ridge")]
     artists = [f"Artist {i % 15}" if i < 30 else f"song {i}" for i in range(SONGS)]
     for name, predictions in systems.items():
         row = scores.loc["repaired", name]
-        intervals = bootstrap_scores(predictions, labels, artists)
+        intervals = score_intervals(predictions, labels, artists)
         for key, value in score(predictions, labels).items():
             assert row[key] == pytest.approx(value)
             assert (row[f"{key}_low"], row[f"{key}_high"]) == pytest.approx(intervals[key])
+
+
+def test_differences_are_paired(labels, systems):
+    scores = score_systems(predictions_table(songs(labels), {**systems, "mean": np.full_like(labels, 5.0)}))
+    block, results = scores.loc["repaired"], flat(scores)
+    artists = [f"Artist {i % 15}" if i < 30 else f"song {i}" for i in range(SONGS)]
+    intervals = paired_intervals(systems["model"], systems["ridge"], labels, artists)
+    for key, ends in intervals.items():
+        difference = block.loc["model", key] - block.loc["ridge", key]
+        assert block.loc["model - ridge", key] == pytest.approx(difference)
+        assert results[f"test_minus_ridge_{key}"] == pytest.approx(difference)
+        assert results[f"test_minus_ridge_{key}_interval"] == pytest.approx(ends)
+        assert tuple(block.loc["model - ridge", [f"{key}_low", f"{key}_high"]]) == pytest.approx(ends)
+    assert results["test_minus_mean_valence_ccc"] == pytest.approx(block.loc["model", "valence_ccc"])
+    # A constant prediction has no correlation, and so no interval of one.
+    assert "test_minus_mean_valence_rmse_interval" in results
+    assert "test_minus_mean_valence_r_interval" not in results and "test_minus_svr_valence_r2" not in results
+    json.dumps(results, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("spreads", "says"), [((0.5, 1.5), "better"), ((1.5, 0.5), "worse"), ((1.0, 1.0), "no difference shown")]
+)
+def test_a_sentence_says_what_the_difference_shows(labels, spreads, says):
+    rng = np.random.default_rng(3)
+    noisy = {
+        name: labels + spread * rng.normal(size=labels.shape)
+        for name, spread in zip(("model", "svr"), spreads, strict=True)
+    }
+    scores = score_systems(predictions_table(songs(labels), noisy))
+    row = scores.loc[("repaired", "model - svr")]
+    line = tables.comparison_line(scores)
+    low, high = row["mean_ccc_low"], row["mean_ccc_high"]
+    assert line == f"The model's mean CCC, minus svr's {row['mean_ccc']:+.3f} [{low:+.3f}, {high:+.3f}], {says}."
+    assert tables.verdict(row, "mean_rmse").endswith(says)  # of which less is better
+    assert line in tables.scores_text(scores, {})
+    assert tables.comparison_line(scores.drop(index=("repaired", "model - svr"))) is None
 
 
 def test_the_ceiling_is_of_these_raters(labels, systems):
@@ -60,6 +99,17 @@ def test_the_ceiling_is_of_these_raters(labels, systems):
     assert scores.loc["repaired", "ceiling"][list(expected)].to_dict() == pytest.approx(expected)
     without = songs(labels, valence_std=[None] * SONGS)
     assert "ceiling" not in score_systems(predictions_table(without, systems)).loc["repaired"].index
+
+
+def test_the_least_number_of_raters_gives_the_least_ceiling(labels, systems):
+    known = score_systems(predictions_table(songs(labels), systems))
+    scores = score_systems(predictions_table(songs(labels, raters_at_least=[False] * 39 + [True]), systems))
+    assert "ceiling" not in scores.loc["repaired"].index
+    row = scores.loc[("repaired", "ceiling, at least")]
+    assert row[KEYS].to_dict() == known.loc[("repaired", "ceiling"), KEYS].to_dict()
+    more = score_systems(predictions_table(songs(labels, raters=[12] * SONGS), systems)).loc[("repaired", "ceiling")]
+    assert more["mean_r2"] > row["mean_r2"] and more["mean_rmse"] < row["mean_rmse"]
+    assert flat(scores)["ceiling_at_least_mean_r2"] == row["mean_r2"] and "ceiling_mean_r2" not in flat(scores)
 
 
 def test_collections_are_scored_apart_too(labels, systems):
@@ -73,7 +123,7 @@ def test_collections_are_scored_apart_too(labels, systems):
 
 def test_songs_of_one_artist_have_no_intervals(labels, systems):
     scores = score_systems(predictions_table(songs(labels, artist=["One"] * SONGS), systems))
-    assert "mean_ccc_low" not in scores and len(tables.text_table(scores.loc["repaired"]).splitlines()) == 4
+    assert "mean_ccc_low" not in scores and len(tables.text_table(scores.loc["repaired"]).splitlines()) == 5
 
 
 def under_another(labels, used="repaired"):
@@ -141,17 +191,28 @@ class TestTables:
     def test_intervals_stand_below_their_values(self, labels, systems):
         scores = tables.blocks(score_systems(predictions_table(songs(labels), systems)))["repaired"]
         lines = tables.text_table(scores).splitlines()
-        assert [line.split()[0] for line in lines[1::2]] == ["model", "ridge", "ceiling"] and len(lines) == 6
+        assert [line.split("  ")[0] for line in lines[1:]] == [
+            "model",
+            "",
+            "ridge",
+            "",
+            "ceiling",
+            "model - ridge",
+            "",
+        ]
         assert lines[1].split()[1] == f"{scores.loc['model', 'valence_rmse']:.3f}"
         low, high = scores.loc["model", ["valence_rmse_low", "valence_rmse_high"]]
-        assert lines[2].startswith(" ") and f"[{low:.2f}, {high:.2f}]" in lines[2]
-        assert f"<br>[{low:.2f},&nbsp;{high:.2f}] |" in tables.markdown_table(scores)
+        assert lines[2].startswith(" ") and f"[{low:.3f}, {high:.3f}]" in lines[2]
+        assert f"<br>[{low:.3f},&nbsp;{high:.3f}] " in tables.markdown_table(scores)
 
     def test_both_treatments_are_printed_and_folds_above_the_first(self, labels, systems):
         scores = score_systems(predictions_table(under_another(labels)[0], systems))
         folds = scores.loc["repaired"].iloc[:1].rename(index={"model": "fold 0"})
         out = tables.scores_text(scores, {}, folds)
         assert (
-            out.index("fold 0") < out.index("model, pooled") < out.index("labels distributed") < out.index("bootstrap")
+            out.index("fold 0")
+            < out.index("model, pooled")
+            < out.index("labels distributed")
+            < out.index("jackknife-t")
         )
         assert out.count("fold 0") == 1

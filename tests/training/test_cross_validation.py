@@ -10,12 +10,9 @@ from emotion_ft.data.splits import SplitError
 from emotion_ft.errors import UsageError
 from emotion_ft.training.cross_validation import (
     draw_folds,
-    finished,
-    fold_config,
     fold_songs,
     pool,
     pooled_results,
-    settle,
 )
 
 
@@ -54,45 +51,6 @@ class TestDrawing:
             draw_folds(songs(self.ARTISTS), config("--split", "full_songs"), 4)
         with pytest.raises(UsageError, match="leave out push_to_hub"):
             draw_folds(songs(self.ARTISTS), config("--push_to_hub"), 4)
-
-
-class TestFolder:
-    def test_other_settings_do_not_mix(self, tmp_path):
-        settle(config(), tmp_path, "5 folds")
-        settle(config(), tmp_path, "5 folds")
-        settle(config("--num_proc", "8", "--data_root", "elsewhere"), tmp_path, "5 folds")  # another machine
-        saved = (tmp_path / "config.yaml").read_text()
-        with pytest.raises(UsageError, match=r"other settings \(training.weight_decay is 0.5 here and was 0.0001\)"):
-            settle(config("--weight_decay", "0.5"), tmp_path, "5 folds")
-        with pytest.raises(UsageError, match=r"other settings \(there, 5 folds\)"):
-            settle(config(), tmp_path, "6 folds")
-        assert (tmp_path / "config.yaml").read_text() == saved
-
-    def test_starting_again_leaves_nothing_of_the_old_folds(self, tmp_path):
-        settle(config(), tmp_path, "5 folds")
-        for name in ("fold-3/all_results.json", "all_results.json", "fold_scores.csv", "report.html"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_text("{}")
-        assert finished(tmp_path, 3)
-        settle(config("--weight_decay", "0.5", "--overwrite_output_dir"), tmp_path, "5 folds")
-        assert not finished(tmp_path, 3) and not (tmp_path / "fold-3").exists()
-        assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "cross_validation.json"}
-        settle(config("--weight_decay", "0.5"), tmp_path, "5 folds")
-
-    def test_a_run_is_not_made_a_cross_validation(self, tmp_path):
-        (tmp_path / "all_results.json").write_text("{}")
-        with pytest.raises(UsageError, match="holds a run and no cross-validation: choose another --output"):
-            settle(config(), tmp_path, "5 folds")
-
-    def test_a_fold_resumes_from_its_checkpoint(self, tmp_path):
-        given = config()
-        assert fold_config(given, tmp_path, 1).training.overwrite_output_dir
-        (tmp_path / "fold-1" / "checkpoint-10").mkdir(parents=True)
-        (tmp_path / "fold-1" / "checkpoint-10" / "trainer_state.json").write_text("{}")
-        ours = fold_config(given, tmp_path, 1)
-        assert ours.training.resume_from_checkpoint == "last" and not ours.training.overwrite_output_dir
-        assert ours.training.output_dir == str(tmp_path / "fold-1") and ours.data.split.endswith("fold-1/splits")
-        assert (given.training.output_dir, given.data.split) == ("runs/finetune", "random")
 
 
 def test_pooled_over_songs_and_not_over_folds(tmp_path):

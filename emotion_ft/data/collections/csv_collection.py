@@ -51,6 +51,7 @@ def load_csv(
     source: str | None = None,
     ids: str | None = None,
     raters: int | None = None,
+    raters_at_least: bool = False,
 ) -> Dataset:
     """The songs of the first CSV file that have audio, sorted by song id; the columns are `songs.FEATURES`.
 
@@ -66,6 +67,7 @@ def load_csv(
             innermost folder that contains both CSV files and audio.
         ids: "deam" if the songs are DEAM's and have its ids (EmoMusic): the ids are kept as they are.
         raters: how many people each label is the mean of; without it, results have no ceiling.
+        raters_at_least: whether that is only the least number, so that the ceiling is a lower bound.
 
     Raises:
         AnnotationError: for unsuitable arguments, files or columns, a repeated song, two audio files for a song or two
@@ -81,6 +83,8 @@ def load_csv(
     source = str(source or common.name or paths[0].stem)
     if raters is not None and (type(raters) is not int or not 1 <= raters < 1 << 31):
         raise AnnotationError(f"raters must be a number of people, got {brief(repr(raters))}")
+    if type(raters_at_least) is not bool:
+        raise AnnotationError(f"raters_at_least must be true or false, got {brief(repr(raters_at_least))}")
     songs = read_songs(paths, {} if columns is None else columns)
     labels = _labels(songs, scale).join(_deviations(songs, deviation_scale))
     numbers = _numbers(songs, source, ids)
@@ -94,6 +98,7 @@ def load_csv(
         "audio": [audio[song] for song in kept],
         **{str(name): [None if math.isnan(x) else x for x in column] for name, column in labels.loc[kept].items()},
         "raters": [raters] * len(kept),
+        "raters_at_least": [raters_at_least] * len(kept),
         "labels": ["distributed"] * len(kept),
         "artist": [artist or None for artist in artists],
     }

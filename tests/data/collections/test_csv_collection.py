@@ -75,6 +75,7 @@ class TestRows:
             "valence": 2.5,
             "arousal": 3,
             "valence_std": 1.5,
+            "raters_at_least": False,
             "labels": "distributed",
             "rendered": False,
             "synthetic": False,
@@ -494,6 +495,20 @@ class TestCollectionFile:
         assert f"{path}: expected lines 'key: value', got ['labels.csv']" in message(load_collection_file, path)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"raters": 0}, "raters must be a number of people, got 0"),
+        ({"raters": True}, "raters must be a number of people, got True"),
+        ({"raters": 10, "raters_at_least": 10}, "raters_at_least must be true or false, got 10"),
+    ],
+)
+def test_what_is_no_number_of_raters_is_refused(tmp_path, given, said):
+    path = write(tmp_path / "labels.csv", "song_id,valence,arousal", "1,2,3")
+    touch(tmp_path, "1.mp3")
+    assert message(load_csv, path, tmp_path, **given) == said
+
+
 @real_pmemo
 class TestPMEmo:
     @pytest.fixture
@@ -507,6 +522,7 @@ class TestPMEmo:
         assert len(songs) == 767 and len(set(songs["song_id"])) == 767 and all(songs["artist"])
         assert songs.info.description == "PMEmo; labels as distributed" and not warnings(caplog)
         row = songs[0]
+        assert row["raters"] == 10 and row["raters_at_least"]
         assert row["song_id"] == song_number("PMEmo", "1") and row["artist"] == "2 Chainz"
         assert (row["valence"], row["arousal"]) == pytest.approx((5.6, 4.2))
         assert (row["valence_std"], row["arousal_std"]) == pytest.approx((8 * 0.160078105936, 8 * 0.15612495))
