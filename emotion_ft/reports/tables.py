@@ -115,7 +115,10 @@ def interval_line(results: dict[str, Any]) -> str:
     """The prediction intervals, and their coverage of the test songs."""
     level, widths = f"{results['interval_level']:g}", [results[f"interval_{name}"] for name in DIMENSIONS]
     shares = coverage_text(widths, [results[f"test_{name}_coverage"] for name in DIMENSIONS], results["test_songs"])
-    return f"Intervals of level {level} (split conformal, from the validation songs), on test songs: {shares}."
+    origin = "songs that selected nothing"
+    if not results.get("calibration_songs"):
+        origin = "the validation songs, which also chose the checkpoint, so that the level is approximate"
+    return f"Intervals of level {level} (split conformal, from {origin}), on test songs: {shares}."
 
 
 def coverage_text(halfwidths: Sequence[float], shares: Sequence[float], songs: int) -> str:
