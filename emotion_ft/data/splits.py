@@ -1,7 +1,8 @@
 """Splits into train, validation and test.
 
 There is no standard split of DEAM, so every result has to say which one it is on. All splits here are by song, and
-those drawn at random keep all songs of an artist on one side: an artist's other songs give away the answer.
+those drawn at random keep all songs of an artist on one side: an artist's other songs give away the answer. `artists`
+are the artists' names by song id, as they are spelled; `artists.group_names` says which of them belong together.
 """
 
 import logging
@@ -12,6 +13,7 @@ from pathlib import Path
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from ..errors import UsageError, brief
+from .artists import group_songs, songs_by
 from .files import COLLECTION, StrPath, first_ids
 
 logger = logging.getLogger(__name__)
@@ -31,29 +33,31 @@ class SplitError(UsageError):
 
 def random_split(
     song_ids: Iterable[int],
-    groups: Mapping[int, str] | None = None,
+    artists: Mapping[int, str] | None = None,
     seed: int = 42,
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
 ) -> Splits:
-    """Draw validation and test at random, with all songs of a group (an artist) on one side.
+    """Draw validation and test at random, with all songs of a group of artists on one side.
 
-    `groups` gives the artist of a song, in any letter case; a song without one is its own group. The fractions are of
-    groups, so the shares of songs vary a little. The same ids, groups and seed give the same split.
+    A song without an artist is its own group. The fractions are of groups, so the shares of songs vary a little. The
+    same ids, artists and seed give the same split.
     Raises `SplitError` if one of the splits would be empty.
     """
     if validation_fraction + test_fraction >= 1:
         raise SplitError(
             f"validation_fraction {validation_fraction} and test_fraction {test_fraction} leave nothing to train on"
         )
-    rest, test = split_off(song_ids, groups, seed, test_fraction, "test_fraction")
-    train, validation = split_off(rest, groups, seed, validation_fraction / (1 - test_fraction), "validation_fraction")
+    rest, test = split_off(song_ids, artists, seed, test_fraction, "test_fraction")
+    train, validation = split_off(
+        rest, artists, seed, validation_fraction / (1 - test_fraction), "validation_fraction"
+    )
     return {"train": train, "validation": validation, "test": test}
 
 
 def full_songs_split(
     song_ids: Iterable[int],
-    groups: Mapping[int, str] | None = None,
+    artists: Mapping[int, str] | None = None,
     seed: int = 42,
     validation_fraction: float = 0.15,
 ) -> Splits:
@@ -69,37 +73,37 @@ def full_songs_split(
             f"none of {len(song_ids)} songs is a full song (ids from {FULL_SONGS_FROM}), which the full_songs split "
             "tests on: get those songs, or choose another split"
         )
-    tested = {_group(song_id, groups) for song_id in test}
     excerpts = sorted(set(song_ids) - set(test))
-    rest = [song_id for song_id in excerpts if _group(song_id, groups) not in tested]
+    shared = set(shared_artists({"train": test, "validation": excerpts, "test": []}, artists or {}))
+    rest = [song_id for song_id in excerpts if song_id not in shared]
     if len(rest) < len(excerpts):
         logger.info("left out %d excerpts by artists of the full songs", len(excerpts) - len(rest))
-    train, validation = split_off(rest, groups, seed, validation_fraction, "validation_fraction")
+    train, validation = split_off(rest, artists, seed, validation_fraction, "validation_fraction")
     return {"train": train, "validation": validation, "test": test}
 
 
 def k_folds(
     song_ids: Iterable[int],
-    groups: Mapping[int, str] | None = None,
+    artists: Mapping[int, str] | None = None,
     folds: int = 5,
     seed: int = 42,
     validation_fraction: float = 0.15,
 ) -> list[Splits]:
-    """k-fold cross-validation: every song is tested in exactly one fold, all songs of a group (an artist) in the same.
+    """k-fold cross-validation: every song is tested in exactly one fold, all songs of a group of artists in one.
 
     The groups are assigned to folds at random (scikit-learn's GroupKFold, shuffled), and validation is drawn from the
     other folds' songs as in `random_split`, `validation_fraction` of all groups.
     Raises `SplitError` for fewer than two folds, or fewer groups than folds.
     """
     song_ids = sorted(set(song_ids))
-    labels = [_group(song_id, groups) for song_id in song_ids]
-    artists = len(set(labels))
+    labels = group_songs(song_ids, artists)
+    groups = len(set(labels))
     if folds < 2:
         raise SplitError(f"cross-validation needs at least 2 folds, got {folds}")
-    if artists < folds:
+    if groups < folds:
         raise SplitError(
-            f"{artists} artists ({len(song_ids)} songs) cannot fill {folds} folds: each needs an artist of its own. "
-            f"Ask for at most {artists} folds, or for song-level folds with --group_by_artist false"
+            f"{groups} artists ({len(song_ids)} songs) cannot fill {folds} folds: each needs an artist of its own. "
+            f"Ask for at most {groups} folds, or for song-level folds with --group_by_artist false"
         )
     result = []
     splitter = GroupKFold(folds, shuffle=True, random_state=seed)
@@ -107,7 +111,7 @@ def k_folds(
         test = {song_ids[row] for row in rows}
         rest = [song_id for song_id in song_ids if song_id not in test]
         share = validation_fraction / (1 - 1 / folds)
-        train, validation = split_off(rest, groups, seed, share, "validation_fraction")
+        train, validation = split_off(rest, artists, seed, share, "validation_fraction")
         result.append({"train": train, "validation": validation, "test": sorted(test)})
     return result
 
@@ -169,39 +173,29 @@ def id_list_split(folder: StrPath, song_ids: Iterable[int]) -> Splits:
     return splits
 
 
-def shared_artists(splits: Splits, groups: Mapping[int, str]) -> list[int]:
-    """The validation and test songs whose artist, according to `groups`, also has songs in train: leaks to report."""
-    trained = {_group(song_id, groups) for song_id in splits["train"]}
-    held_out = sorted(splits["validation"] + splits["test"])
-    return [song_id for song_id in held_out if _group(song_id, groups) in trained]
+def shared_artists(splits: Splits, artists: Mapping[int, str]) -> list[int]:
+    """The validation and test songs in a group of artists that also has songs in train: leaks to report."""
+    held_out = {key: artists[key] for key in splits["validation"] + splits["test"] if key in artists}
+    trained = {artists[key] for key in splits["train"] if key in artists}
+    return songs_by(held_out, trained)
 
 
 def split_off(
-    song_ids: Iterable[int], groups: Mapping[int, str] | None, seed: int, fraction: float, option: str
+    song_ids: Iterable[int], artists: Mapping[int, str] | None, seed: int, fraction: float, option: str
 ) -> tuple[list[int], list[int]]:
     """(rest, drawn), both sorted: `fraction` of the groups is drawn at random, at least one group.
 
     Raises `SplitError`, naming `option`, if one side would be empty.
     """
     song_ids = sorted(set(song_ids))
-    labels = [_group(song_id, groups) for song_id in song_ids]
-    artists = len(set(labels))
-    count = max(1, round(fraction * artists))
-    if not 0 < fraction < 1 or count >= artists:
+    labels = group_songs(song_ids, artists)
+    groups = len(set(labels))
+    count = max(1, round(fraction * groups))
+    if not 0 < fraction < 1 or count >= groups:
         raise SplitError(
-            f"{option} draws {fraction:.2g} of {artists} artists ({len(song_ids)} songs), but each side needs at "
+            f"{option} draws {fraction:.2g} of {groups} artists ({len(song_ids)} songs), but each side needs at "
             "least one: there are fewer artists than splits, or the fraction has to change"
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=count, random_state=seed)
     rest, drawn = next(splitter.split(song_ids, groups=labels))
     return [song_ids[i] for i in rest], [song_ids[i] for i in drawn]
-
-
-def artist_key(artist: str) -> str:
-    """An artist's name, the same however it is spaced and capitalised."""
-    return " ".join(artist.split()).casefold()
-
-
-def _group(song_id: int, groups: Mapping[int, str] | None) -> str:
-    artist = artist_key((groups or {}).get(song_id, ""))
-    return f"artist {artist}" if artist else f"song {song_id}"

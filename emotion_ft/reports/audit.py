@@ -31,6 +31,9 @@ def to_markdown(found: Audit, root: str | PathLike[str]) -> str:
             counted = Counter(found.songs[name].dropna().astype(int))
             lines.append(f"\n{name}: " + ", ".join(f"{value} x {count}" for value, count in counted.most_common()))
         lines.append("")
+    if found.joined:
+        lines += ["## Artists that are kept together", ""]
+        lines += [f"- {'; '.join(names)}" for names in found.joined] + [""]
     faulty = found.songs.loc[found.songs["problems"] != "", "problems"]
     if len(faulty):
         lines += ["## Songs with problems", "", *(f"- {song_id}: {text}" for song_id, text in faulty[:50].items())]
@@ -60,7 +63,7 @@ def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(audit, root)
-    (folder / run_folder.AUDIT_REPORT).write_text(text)
+    (folder / run_folder.AUDIT_REPORT).write_text(text, encoding="utf-8")
     audit.songs.to_csv(folder / run_folder.AUDIT_SONGS, float_format="%.4f")
     plot_exchange(folder, audit)
     plot_labels(folder, audit)

@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 
 from .. import run_folder
 from ..config.settings import Config
+from ..data.artists import warn_of_large_group
 from ..data.files import first_ids
 from ..data.songs import artists_of, collections_of, grouping, select_splits
 from ..data.splits import SplitError, Splits, k_folds
@@ -102,6 +103,7 @@ def draw_folds(songs: Dataset, config: Config, folds: int) -> tuple[list[Splits]
         raise UsageError(f"cross-validation draws its own folds: leave out --split {data.split}.")
     artists = artists_of(songs)
     groups = artists if data.group_by_artist else None
+    warn_of_large_group(groups or {}, len(songs))
     splits = k_folds(songs["song_id"][:], groups, folds, seed, data.validation_fraction)
     kind, grouped = "artist-grouped" if groups else "song-level", grouping(artists, len(songs), data.group_by_artist)
     fraction = data.validation_fraction

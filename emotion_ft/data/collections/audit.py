@@ -10,6 +10,7 @@ import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
 
+from ..artists import group_names, is_known, joined_names
 from ..files import StrPath
 from ..songs import CURVE_STEP
 from ..splits import FULL_SONGS_FROM
@@ -31,12 +32,14 @@ class Audit(NamedTuple):
             rate in Hz and channels according to its header, the artist, and `problems`, a sentence or nothing.
         checks: how static annotations and curves agree in each block of ids.
         exchanged: the range in which, according to the data, valence and arousal are exchanged, or None.
+        joined: the names of artists that are one group for splits, where a group has several.
     """
 
     counts: dict[str, int]
     songs: pd.DataFrame
     checks: list[ColumnCheck]
     exchanged: ColumnCheck | None
+    joined: list[list[str]]
 
 
 def audit(root: StrPath, headers: bool = True, seed: int = 0) -> Audit:
@@ -64,6 +67,7 @@ def audit(root: StrPath, headers: bool = True, seed: int = 0) -> Audit:
     songs["audio"] = pd.Series({key: str(path.relative_to(root)) for key, path in audio.items()}, dtype="object")
     songs = songs.join(_headers(audio if headers else {}))
     songs["problems"] = [_problems(row, bool(audio), headers) for row in songs.itertuples()]
+    known = [artist for artist in songs["artist"] if is_known(artist)]
     counts = {
         "songs with static annotations": len(static),
         "of these with curves": len(means),
@@ -71,10 +75,11 @@ def audit(root: StrPath, headers: bool = True, seed: int = 0) -> Audit:
         "audio files": len(audio),
         "annotated songs without audio": len(set(static.index) - audio.keys()) if audio else 0,
         "audio files without static annotations": len(audio.keys() - set(static.index)),
-        "songs with a known artist": int(songs["artist"].notna().sum()),
+        "songs with a known artist": len(known),
+        "groups of artists": len(set(group_names(known).values())),
         "songs with problems": int((songs["problems"] != "").sum()),
     }
-    return Audit(counts, songs, checks, exchanged)
+    return Audit(counts, songs, checks, exchanged, joined_names(known))
 
 
 def _ends(ids: pd.Index, first: int, last: int) -> tuple[int, int]:

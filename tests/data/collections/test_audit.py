@@ -43,6 +43,7 @@ def test_counts_what_is_there_and_what_is_not(root):
         "annotated songs without audio": 1,
         "audio files without static annotations": 1,
         "songs with a known artist": 0,
+        "groups of artists": 0,
         "songs with problems": 4,
     }
 
@@ -79,6 +80,16 @@ def test_without_curves_it_says_what_it_cannot_decide(root):
     found = audit(root)
     assert found.checks == [] and found.exchanged is None
     assert "Cannot be decided: there are no dynamic annotations" in to_markdown(found, root)
+
+
+def test_shows_which_artists_are_kept_together(root):
+    assert "## Artists" not in to_markdown(audit(root), root)
+    names = ["Ann & Bob", "bob", "Cee", "Dee-A Title", "n/a", "-", "Dee"]
+    lines = [f'"{song_id}","{name}"' for song_id, name in zip(SONGS, names, strict=False)]
+    (root / "metadata_2013.csv").write_text("\n".join(["song_id,Artist", *lines]) + "\n")
+    found = audit(root)
+    assert found.counts["songs with a known artist"] == 5 and found.counts["groups of artists"] == 3
+    assert "## Artists that are kept together\n\n- Ann & Bob; bob\n- Dee; Dee-A Title\n" in to_markdown(found, root)
 
 
 def test_annotations_alone_are_enough(root):
