@@ -140,7 +140,7 @@ def read_folds(
     """Folds of a cross-validation from id lists, without the songs that the collection does not have.
 
     Args:
-        folder: with one entry per fold, counted from 0 or 1: `fold-0/`, with the lists that `read_split` reads in it or
+        folder: with one entry per fold, counted from 0 or 1: `fold-0/`, with the lists of `read_split` in it or
             in its `splits/`, as a cross-validation leaves them; or `fold_0.txt`, the test songs.
         song_ids: the collection's.
         artists, seed, validation_fraction: where only test songs are listed, for drawing validation from the other
