@@ -80,7 +80,7 @@ ENTRIES = (
     Entry(QUALITY, "how good a GAN's windows are", shared=(QUALITY,)),
     Entry(PREDICTIONS, "one row per held-out song"),
     Entry(SONGS, "one row per song: its side of the split and its labels"),
-    Entry(BAD_FILES, "audio files that could not be used, and why"),
+    Entry(BAD_FILES, "audio files that were left out, and why"),
     Entry(PLOTS, "pictures", shared=(f"{PLOTS}/*.png",)),
     Entry(AUDIT, "what is wrong with the collection", shared=(f"{AUDIT}/{AUDIT_REPORT}", f"{AUDIT}/{PLOTS}/*.png")),
     # Rewritten at once by every start; until then they may be what the start itself reads.

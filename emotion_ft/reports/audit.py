@@ -31,6 +31,10 @@ def to_markdown(found: Audit, root: str | PathLike[str]) -> str:
             counted = Counter(found.songs[name].dropna().astype(int))
             lines.append(f"\n{name}: " + ", ".join(f"{value} x {count}" for value, count in counted.most_common()))
         lines.append("")
+    if found.copies:
+        lines += ["## One recording under two ids", ""]
+        lines += [f"- {pair.song_id} and {pair.other}, agreement {pair.agreement:.2f}" for pair in found.copies[:50]]
+        lines += [f"- and {len(found.copies) - 50} more pairs"] * (len(found.copies) > 50) + [""]
     if found.joined:
         lines += ["## Artists that are kept together", ""]
         lines += [f"- {'; '.join(names)}" for names in found.joined] + [""]

@@ -17,6 +17,8 @@ from datasets import Dataset, DatasetDict
 from .. import run_folder
 from ..config.settings import Config
 from ..data.artists import warn_of_large_group
+from ..data.copies import Copies, find_copies, leave_out_copies
+from ..data.features import BadFile
 from ..data.files import first_ids
 from ..data.leaks import refuse_crossing
 from ..data.songs import artists_of, collections_of, grouping, select_splits
@@ -80,6 +82,7 @@ def run_cross_validation(
         settle(config, folder, protocol)
         stored, bad_files = inputs.store_features(DatasetDict({"all": songs}), extractor, config.data)
         songs = stored["all"]
+        copies = find_copies(songs, extractor.frame_rate)
         for fold in range(folds) if only is None else only:
             if finished(folder, fold):
                 continue
@@ -87,8 +90,8 @@ def run_cross_validation(
             ours = fold_config(config, folder, fold)
             checkpoint = prepare_output_dir(ours.training)
             inputs.make_deterministic(training)
-            sides = fold_songs(songs, splits[fold], protocol, fold)
-            finetune(ours, extractor, sides, bad_files, checkpoint, start)
+            sides, left_out = fold_songs(songs, splits[fold], protocol, fold, copies)
+            finetune(ours, extractor, sides, bad_files + left_out, checkpoint, start)
         if training.process_index:
             return None
         if missing := [fold for fold in range(folds) if not finished(folder, fold)]:
@@ -184,17 +187,23 @@ def _changes(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return changes
 
 
-def fold_songs(songs: Dataset, splits: Splits, protocol: str, fold: int) -> DatasetDict:
+def fold_songs(
+    songs: Dataset, splits: Splits, protocol: str, fold: int, copies: Sequence[Copies] = ()
+) -> tuple[DatasetDict, list[BadFile]]:
     """One fold's songs as train, validation and test, without those whose audio could not be used.
+
+    Args:
+        copies: pairs of songs that are one recording; see `copies.leave_out_copies`, also for the second result.
 
     Raises `SplitError` if fewer than two are left on a side, too few for scores.
     """
     usable = set(songs["song_id"])
     sides = {name: [song_id for song_id in ids if song_id in usable] for name, ids in splits.items()}
-    for name, ids in sides.items():
-        if len(ids) < 2:
-            raise SplitError(f"fold {fold} has {len(ids)} {name} songs, but scores need two: ask for fewer folds")
-    return select_splits(songs, sides, f"{protocol}, fold {fold}")
+    chosen, left_out = leave_out_copies(select_splits(songs, sides, f"{protocol}, fold {fold}"), copies)
+    for name, side in chosen.items():
+        if len(side) < 2:
+            raise SplitError(f"fold {fold} has {len(side)} {name} songs, but scores need two: ask for fewer folds")
+    return chosen, left_out
 
 
 def fold_config(config: Config, folder: Path, fold: int) -> Config:
@@ -240,7 +249,7 @@ def pooled_results(folder: Path, folds: int) -> dict[str, float]:
     pooled = {
         "test_songs": sum(songs),
         "synthetic_windows": max(result["synthetic_windows"] for result in results),
-        "bad_files": results[0]["bad_files"],
+        "bad_files": max(result["bad_files"] for result in results),
         "train_runtime": sum(result["train_runtime"] for result in results),
         "epochs": float(np.mean([result["epochs"] for result in results])),
     }

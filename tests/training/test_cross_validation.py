@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from emotion_ft.config.parser import parse_config
+from emotion_ft.data.copies import Copies
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.data.splits import SplitError, write_split
 from emotion_ft.errors import UsageError
@@ -165,5 +166,14 @@ def test_a_fold_needs_two_songs_on_each_side():
     sides = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 77, 78]}
     with pytest.raises(SplitError, match="fold 3 has 1 test songs, but scores need two"):
         fold_songs(whole, sides, "folds", 3)
-    parts = fold_songs(whole, {**sides, "test": [6, 7, 78]}, "folds", 3)
-    assert parts["test"]["song_id"][:] == [6, 7] and parts["test"].info.description == "X; split folds, fold 3"
+    parts, left_out = fold_songs(whole, {**sides, "test": [6, 7, 78]}, "folds", 3)
+    assert (
+        left_out == []
+        and parts["test"]["song_id"][:] == [6, 7]
+        and parts["test"].info.description == "X; split folds, fold 3"
+    )
+    parts, left_out = fold_songs(whole, {**sides, "test": [6, 7]}, "folds", 3, [Copies(0, 7, 0.9), Copies(1, 2, 0.9)])
+    assert parts["train"]["song_id"][:] == [1, 2, 3] and parts["test"]["song_id"][:] == [6, 7]
+    assert [(file.song_id, file.reason) for file in left_out] == [(0, "the same recording as 7, a test song")]
+    with pytest.raises(SplitError, match="fold 3 has 1 validation songs"):
+        fold_songs(whole, {**sides, "test": [6, 7]}, "folds", 3, [Copies(4, 7, 0.9)])

@@ -1,21 +1,28 @@
 """What a collection in DEAM's layout contains, and what is wrong with it."""
 
+import hashlib
 import os
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import soundfile
+from datasets import DatasetDict
 from tqdm.auto import tqdm
 
 from ..artists import group_names, is_known, joined_names
+from ..copies import Copies, find_copies
+from ..features import store_log_mels
 from ..files import StrPath
+from ..front_end import FrontEnd
 from ..songs import CURVE_STEP
 from ..splits import FULL_SONGS_FROM
 from .annotations import EXCHANGED_UP_TO, read_artists, read_dynamic, read_static
-from .deam import find_audio
+from .deam import find_audio, load_songs
 from .exchange import ColumnCheck, check_columns, find_exchanged, paired_means
 
 OUTLYING = 4.0  # robust standard deviations of static labels from what the curves predict
@@ -33,6 +40,7 @@ class Audit(NamedTuple):
         checks: how static annotations and curves agree in each block of ids.
         exchanged: the range in which, according to the data, valence and arousal are exchanged, or None.
         joined: the names of artists that are one group for splits, where a group has several.
+        copies: the pairs of songs that are one recording.
     """
 
     counts: dict[str, int]
@@ -40,14 +48,17 @@ class Audit(NamedTuple):
     checks: list[ColumnCheck]
     exchanged: ColumnCheck | None
     joined: list[list[str]]
+    copies: list[Copies]
 
 
-def audit(root: StrPath, headers: bool = True, seed: int = 0) -> Audit:
+def audit(root: StrPath, headers: bool = True, seed: int = 0, extractor: FrontEnd | None = None) -> Audit:
     """Audit the collection under `root`; if there is no audio, its annotations alone.
 
     Args:
         headers: also read the header of every audio file.
         seed: of the bootstrap.
+        extractor: a front end, to find recordings with two ids by their sound; all audio is then decoded and stored as
+            `store_log_mels` does, with its errors. None: only files with the same bytes are found.
 
     Raises:
         AnnotationError: for annotations that cannot be read at all.
@@ -79,7 +90,26 @@ def audit(root: StrPath, headers: bool = True, seed: int = 0) -> Audit:
         "groups of artists": len(set(group_names(known).values())),
         "songs with problems": int((songs["problems"] != "").sum()),
     }
-    return Audit(counts, songs, checks, exchanged, joined_names(known))
+    copies = _same_recordings(root, extractor) if extractor and audio else _same_files(audio if headers else {})
+    return Audit(counts, songs, checks, exchanged, joined_names(known), copies)
+
+
+def _same_files(audio: dict[int, Path]) -> list[Copies]:
+    """The pairs of songs whose files have the same bytes; only readable files of the same size are read."""
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for song_id, path in sorted(audio.items()):
+        if os.access(path, os.R_OK):
+            sizes[path.stat().st_size].append(song_id)
+    contents: dict[bytes, list[int]] = defaultdict(list)
+    for song_id in (song_id for same in sizes.values() if len(same) > 1 for song_id in same):
+        with audio[song_id].open("rb") as file:
+            contents[hashlib.file_digest(file, "sha256").digest()].append(song_id)
+    return sorted(Copies(*pair, 1.0) for same in contents.values() for pair in combinations(same, 2))
+
+
+def _same_recordings(root: Path, extractor: FrontEnd) -> list[Copies]:
+    stored, _ = store_log_mels(DatasetDict({"all": load_songs(root, "distributed")}), extractor)
+    return find_copies(stored["all"], extractor.frame_rate)
 
 
 def _ends(ids: pd.Index, first: int, last: int) -> tuple[int, int]:

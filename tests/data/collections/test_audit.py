@@ -1,9 +1,14 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from commands import in_process
 
 from emotion_ft.data.collections.audit import audit
+from emotion_ft.data.rendering.songs import render_deam
+from emotion_ft.modeling import ASTEmotionFeatureExtractor
 from emotion_ft.reports.audit import to_markdown
 
 SONGS = range(1001, 1061)
@@ -80,6 +85,33 @@ def test_without_curves_it_says_what_it_cannot_decide(root):
     found = audit(root)
     assert found.checks == [] and found.exchanged is None
     assert "Cannot be decided: there are no dynamic annotations" in to_markdown(found, root)
+
+
+def test_lists_files_with_the_same_bytes_under_two_ids(root, write_wav):
+    for number, path in enumerate(sorted(root.glob("*.wav"))):
+        if path.stem not in ("1004", "1005"):
+            write_wav(path, seconds=16, rate=8000, frequency=200 + number)
+    shutil.copy(root / "1010.wav", root / "1020.wav")
+    (root / "1030.wav").unlink()
+    (root / "1030.wav").symlink_to(root / "nowhere.wav")
+    found = audit(root)
+    assert found.copies == [(1010, 1020, 1.0)]
+    assert "## One recording under two ids\n\n- 1010 and 1020, agreement 1.00\n" in to_markdown(found, root)
+    assert audit(root, headers=False).copies == []
+
+
+def test_a_recording_in_another_format_is_found_by_its_sound(tmp_path):
+    render_deam(tmp_path, 4, 16)
+    audio = tmp_path / "DEAM_audio" / "MEMD_audio"
+    (first, *_, last) = sorted(audio.iterdir(), key=lambda path: int(path.stem))
+    samples, rate = soundfile.read(first)
+    soundfile.write(last.with_suffix(".wav"), samples / 4, rate)
+    last.unlink()
+    assert audit(tmp_path).copies == []
+    (pair,) = audit(tmp_path, extractor=ASTEmotionFeatureExtractor()).copies
+    assert (pair.song_id, pair.other) == (int(first.stem), int(last.stem)) and pair.agreement > 0.9
+    done = in_process("audit_deam", tmp_path, "--output", tmp_path / "audit", "--copies")
+    assert f"- {first.stem} and {last.stem}, agreement" in done.stdout
 
 
 def test_shows_which_artists_are_kept_together(root):
