@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 from ..artists import group_names, is_known, joined_names
 from ..copies import Copies, find_copies
 from ..features import store_log_mels
-from ..files import StrPath
+from ..files import StrPath, is_rendered
 from ..front_end import FrontEnd
 from ..songs import CURVE_STEP
 from ..splits import FULL_SONGS_FROM
-from .annotations import EXCHANGED_UP_TO, read_artists, read_dynamic, read_static
+from .annotations import EXCHANGED_UP_TO, read_artists, read_dynamic, read_genres, read_static
 from .deam import find_audio, load_songs
-from .exchange import ColumnCheck, check_columns, find_exchanged, paired_means
+from .exchange import ColumnCheck, Exchange, check_columns, exchanged_songs, paired_means, range_of_ends
 
 OUTLYING = 4.0  # robust standard deviations of static labels from what the curves predict
 BLOCKS = ((0, EXCHANGED_UP_TO), (EXCHANGED_UP_TO + 1, FULL_SONGS_FROM - 1), (FULL_SONGS_FROM, 10**9))
@@ -38,7 +38,10 @@ class Audit(NamedTuple):
             labels on the curves in robust standard deviations, the audio's path, and its duration in seconds, sampling
             rate in Hz and channels according to its header, the artist, and `problems`, a sentence or nothing.
         checks: how static annotations and curves agree in each block of ids.
-        exchanged: the range in which, according to the data, valence and arousal are exchanged, or None.
+        exchange: the songs whose valence and arousal are exchanged, as `deam.load_songs` repairs them.
+        ends: between which ids the first and the last of them lie according to the curves, if these show any.
+        genres: means of the exchanged songs, or of all if there are none, by genre where known: `songs`, `valence`,
+            `arousal` as distributed, `curve_valence`, `curve_arousal`.
         joined: the names of artists that are one group for splits, where a group has several.
         copies: the pairs of songs that are one recording.
     """
@@ -46,7 +49,9 @@ class Audit(NamedTuple):
     counts: dict[str, int]
     songs: pd.DataFrame
     checks: list[ColumnCheck]
-    exchanged: ColumnCheck | None
+    exchange: Exchange
+    ends: tuple[tuple[int, int], tuple[int, int]] | None
+    genres: pd.DataFrame
     joined: list[list[str]]
     copies: list[Copies]
 
@@ -66,14 +71,15 @@ def audit(root: StrPath, headers: bool = True, seed: int = 0, extractor: FrontEn
     root = Path(os.path.expanduser(root))
     static, dynamic, artists, audio = read_static(root), read_dynamic(root), read_artists(root), find_audio(root)
     means = paired_means(static, dynamic)
-    exchanged = find_exchanged(means, seed)
+    exchange = exchanged_songs(static, dynamic)
+    range_found = range_of_ends(means, seed) if exchange.check and len(exchange.ids) else None
     ids = means.index
     blocks = [block for block in BLOCKS if ((ids >= block[0]) & (ids <= block[1])).any()]
     checks = [check_columns(means, *_ends(ids, *block), seed) for block in blocks]
     songs = static.join(means[["curve_valence", "curve_arousal"]])
     ends = {key: curve.start + CURVE_STEP * (len(curve.valence) - 1) for key, curve in dynamic.items()}
     songs["curve_end"] = pd.Series(ends, dtype="float64")
-    songs["residual"] = _residuals(means, exchanged)
+    songs["residual"] = _residuals(means, exchange.ids)
     songs["artist"] = pd.Series(artists, dtype="object")
     songs["audio"] = pd.Series({key: str(path.relative_to(root)) for key, path in audio.items()}, dtype="object")
     songs = songs.join(_headers(audio if headers else {}))
@@ -91,7 +97,8 @@ def audit(root: StrPath, headers: bool = True, seed: int = 0, extractor: FrontEn
         "songs with problems": int((songs["problems"] != "").sum()),
     }
     copies = _same_recordings(root, extractor) if extractor and audio else _same_files(audio if headers else {})
-    return Audit(counts, songs, checks, exchanged, joined_names(known), copies)
+    genres = _by_genre(songs.loc[exchange.ids] if len(exchange.ids) else songs, root)
+    return Audit(counts, songs, checks, exchange, range_found, genres, joined_names(known), copies)
 
 
 def _same_files(audio: dict[int, Path]) -> list[Copies]:
@@ -117,14 +124,22 @@ def _ends(ids: pd.Index, first: int, last: int) -> tuple[int, int]:
     return int(inside[0]), int(inside[-1])
 
 
-def _residuals(means: pd.DataFrame, exchanged: ColumnCheck | None) -> pd.Series:
+def _by_genre(songs: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """`Audit.genres`; empty for rendered songs, whose genres say nothing about their sound."""
+    genre = songs.index.map({} if is_rendered(root) else read_genres(root))
+    by_genre = songs[["valence", "arousal", "curve_valence", "curve_arousal"]].groupby(genre)
+    means = by_genre.mean().rename_axis("genre")
+    means.insert(0, "songs", by_genre.size())
+    return means
+
+
+def _residuals(means: pd.DataFrame, exchanged: pd.Index) -> pd.Series:
     """The larger of the two dimensions' residuals of label on curve, in robust deviations (1.4826 MAD), signed."""
     if len(means) < 3:
         return pd.Series(np.nan, means.index)
     labels = means[["valence", "arousal"]].to_numpy().copy()
-    if exchanged:
-        inside = (means.index >= exchanged.first) & (means.index <= exchanged.last)
-        labels[inside] = labels[inside][:, ::-1]
+    inside = means.index.isin(exchanged)
+    labels[inside] = labels[inside][:, ::-1]
     residuals = []
     for label, curve in zip(labels.T, means[["curve_valence", "curve_arousal"]].to_numpy().T, strict=True):
         rest = label - np.polyval(np.polyfit(curve, label, 1), curve) if np.ptp(curve) else label - label.mean()
