@@ -48,8 +48,9 @@ def to_markdown(found: Audit, root: str | PathLike[str]) -> str:
 
 def _exchange(found: Audit) -> list[str]:
     """The evidence for and against an exchange, and what follows from it."""
-    ids, check = found.exchange.ids, found.exchange.check
-    checks = found.checks + [check] * (len(ids) > 0 and check is not None and check not in found.checks)
+    ids, checks = found.exchange.ids, list(found.checks)
+    if len(ids) and found.exchange.check and found.exchange.check not in checks:
+        checks.append(found.exchange.check)
     lines = [_check_table(checks), ""] if checks else []
     if not len(ids):
         if checks and found.exchange.decided:
@@ -94,7 +95,8 @@ def _genre_evidence(genres: pd.DataFrame) -> list[str]:
     if not {"Rock", "Classical"} <= set(genres.index) or genres.loc[["Rock", "Classical"], "songs"].min() < FEWEST:
         return []
     genres = genres.dropna(axis="columns")
-    contrast = genres.loc["Rock"] - genres.loc["Classical"]
+    rock, classical = genres.loc[["Rock", "Classical"]].to_numpy(np.float64)
+    contrast = dict(zip(genres.columns, (rock - classical).tolist(), strict=True))
     lines = ["", genres.to_markdown(floatfmt=("", ".0f", *[".2f"] * 4)), ""]
     parts = ", ".join(f"{name} {contrast[name]:+.2f}" for name in genres.columns.drop("songs"))
     lines.append(f"To most ears, rock is far more energetic than classical music. Rock minus Classical: {parts}.")
