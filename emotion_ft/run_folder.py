@@ -50,6 +50,7 @@ ABLATION_TABLE = "ablation.md"
 LOG = "log.txt"
 JOURNAL = "search.journal"
 SEARCH = "search.csv"
+SEARCH_SETTINGS = "search.json"
 TRIAL = "trial-{}"
 
 
@@ -93,7 +94,7 @@ ENTRIES = (
     Entry(QUALITY, "how good a GAN's windows are", shared=(QUALITY,)),
     Entry(PREDICTIONS, "one row per held-out song"),
     Entry(SONGS, "one row per song: its side of the split and its labels"),
-    Entry(BAD_FILES, "audio files that could not be used, and why"),
+    Entry(BAD_FILES, "audio files that were left out, and why"),
     Entry(PLOTS, "pictures", shared=(f"{PLOTS}/*.png",)),
     Entry(AUDIT, "what is wrong with the collection", shared=(f"{AUDIT}/{AUDIT_REPORT}", f"{AUDIT}/{PLOTS}/*.png")),
     # Rewritten at once by every start; until then they may be what the start itself reads.
@@ -106,6 +107,10 @@ ENTRIES = (
     Entry(DISCRIMINATOR, "the GAN's discriminator"),
     Entry(REGRESSOR, "what teaches a GAN emotions"),
     Entry(FOLDS, "the run of each fold of a cross-validation"),
+    Entry(SEARCH, "one row per trial of a search"),
+    Entry(JOURNAL, "the trials of a search, as optuna keeps them"),
+    Entry(SEARCH_SETTINGS, "what the trials of a search have in common"),
+    Entry(TRIAL.format("*"), "what a trial of a search left"),
     Entry(CROSS_VALIDATION, "what the folds of a cross-validation are made of"),
     Entry(SEEDS, "the run of each seed"),
     Entry(SEEDS_NOTE, "what the runs of several seeds are made of"),

@@ -2,9 +2,10 @@
 
     emotion-ft audit_deam DEAM [--output runs/audit]
 
-Counts, ranges, missing and orphan files, durations and rates, outlying songs, and whether valence and arousal are
-exchanged in a range of ids, decided from the static and the dynamic annotations. Prints the report, and writes it with
-one row per song (audit.csv) and two plots.
+Counts, ranges, missing and orphan files, durations and rates, outlying songs, artists that are kept together, files
+with the same bytes, and whether valence and arousal are exchanged in a range of ids, decided from the static and the
+dynamic annotations. --copies also finds one recording under two ids by its sound, which takes minutes. Prints the
+report, and writes it with one row per song (audit.csv) and two plots.
 """
 
 import logging
@@ -18,13 +19,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("root", help="folder with the annotations and, if there, the audio, unzipped at any depth")
     parser.add_argument("--output", default="runs/audit", help="default: runs/audit")
     parser.add_argument("--no_headers", action="store_true", help="do not open the audio files")
+    parser.add_argument("--copies", action="store_true", help="decode all audio to find one recording under two ids")
     given = parser.parse_args(arguments)
 
     from emotion_ft.data.collections.audit import audit
+    from emotion_ft.modeling import ASTEmotionFeatureExtractor
     from emotion_ft.reports.audit import write_audit
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    report = write_audit(given.output, audit(given.root, headers=not given.no_headers), given.root)
+    extractor = ASTEmotionFeatureExtractor() if given.copies else None
+    found = audit(given.root, headers=not given.no_headers, extractor=extractor)
+    report = write_audit(given.output, found, given.root)
     print(f"{report}\nReport, audit.csv and plots: {given.output}")
 
 

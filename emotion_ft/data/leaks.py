@@ -30,18 +30,18 @@ def refuse_leak(trained_on: Iterable[int], splits: Splits, what: str) -> None:
         )
 
 
-def refuse_crossing(splits: Splits, groups: Mapping[int, str] | None = None) -> None:
-    """Raise a `SplitError` if a song, or a group of `groups` (an artist), is on two sides."""
+def refuse_crossing(splits: Splits, artists: Mapping[int, str] | None = None) -> None:
+    """Raise a `SplitError` if a song, or a group of the `artists` of songs (see `artists`), is on two sides."""
     for index, name in enumerate(SPLIT_NAMES):
         for other in SPLIT_NAMES[index + 1 :]:
             if crossing := sorted(set(splits[name]) & set(splits[other])):
                 raise SplitError(f"{len(crossing)} songs are in {name} and in {other}: {first_ids(crossing)}")
-    if not groups:
+    if not artists:
         return
     earlier: list[int] = []
     for name in SPLIT_NAMES:
         sides = {"train": earlier, "validation": splits[name], "test": []}
-        if crossing := shared_artists(sides, groups):
+        if crossing := shared_artists(sides, artists):
             raise SplitError(
                 f"{len(crossing)} of {len(splits[name])} {name} songs share an artist with "
                 f"{' or '.join(SPLIT_NAMES[: SPLIT_NAMES.index(name)])}: {first_ids(crossing)}. Use a split that "

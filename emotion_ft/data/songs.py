@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Audio, Dataset, DatasetDict, DatasetInfo, Features, List, Value, concatenate_datasets
 
+from .artists import is_known, warn_of_large_group
 from .leaks import refuse_crossing, refuse_same_songs
 from .splits import SplitError, full_songs_split, id_list_split, random_split, shared_artists
 
@@ -103,8 +104,8 @@ def collections_of(*sides: Dataset) -> list[dict[str, Any]]:
 
 
 def artists_of(songs: Dataset) -> dict[int, str]:
-    """Artists by song id, where they are known."""
-    return {key: artist for key, artist in zip(songs["song_id"], songs["artist"], strict=True) if artist}
+    """Artists by song id, where they are known (see `artists.is_known`)."""
+    return {key: artist for key, artist in zip(songs["song_id"], songs["artist"], strict=True) if is_known(artist)}
 
 
 def labels_of(songs: Dataset) -> np.ndarray:
@@ -129,12 +130,13 @@ def split_songs(
     """
     song_ids = songs["song_id"][:]
     artists = artists_of(songs)
-    groups = artists if group_by_artist else None
+    grouped = artists if group_by_artist else None
+    warn_of_large_group(grouped or {}, len(songs))
     if split == "random":
-        splits = random_split(song_ids, groups, seed, validation_fraction, test_fraction)
+        splits = random_split(song_ids, grouped, seed, validation_fraction, test_fraction)
         protocol = f"random, {validation_fraction:g} validation, {test_fraction:g} test"
     elif split == "full_songs":
-        splits = full_songs_split(song_ids, groups, seed, validation_fraction)
+        splits = full_songs_split(song_ids, grouped, seed, validation_fraction)
         protocol = f"full_songs (test on the full songs, as MediaEval 2015), {validation_fraction:g} validation"
     elif Path(split).is_dir():
         splits = id_list_split(split, song_ids)
@@ -143,7 +145,7 @@ def split_songs(
         raise SplitError(f"split {os.fspath(split)!r} is neither 'random', 'full_songs' nor a folder of id lists")
     if split in ("random", "full_songs"):
         protocol += f", {grouping(artists, len(songs), group_by_artist)}, seed {seed}"
-    refuse_crossing(splits, groups)
+    refuse_crossing(splits, grouped)
     if leaks := shared_artists(splits, artists):
         protocol += f"; {len(leaks)} validation and test songs share an artist with train"
     datasets = select_splits(songs, splits, protocol)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from .. import run_folder
 from ..data.collections.audit import Audit
+from ..data.collections.exchange import FEWEST, ColumnCheck
 from .training_plots import save_figure
 
 CHECK_COLUMNS = {"songs": "songs", "valence": "V ~ own curve", "arousal": "A ~ own curve"}
@@ -31,6 +32,13 @@ def to_markdown(found: Audit, root: str | PathLike[str]) -> str:
             counted = Counter(found.songs[name].dropna().astype(int))
             lines.append(f"\n{name}: " + ", ".join(f"{value} x {count}" for value, count in counted.most_common()))
         lines.append("")
+    if found.copies:
+        lines += ["## One recording under two ids", ""]
+        lines += [f"- {pair.song_id} and {pair.other}, agreement {pair.agreement:.2f}" for pair in found.copies[:50]]
+        lines += [f"- and {len(found.copies) - 50} more pairs"] * (len(found.copies) > 50) + [""]
+    if found.joined:
+        lines += ["## Artists that are kept together", ""]
+        lines += [f"- {'; '.join(names)}" for names in found.joined] + [""]
     faulty = found.songs.loc[found.songs["problems"] != "", "problems"]
     if len(faulty):
         lines += ["## Songs with problems", "", *(f"- {song_id}: {text}" for song_id, text in faulty[:50].items())]
@@ -39,20 +47,67 @@ def to_markdown(found: Audit, root: str | PathLike[str]) -> str:
 
 
 def _exchange(found: Audit) -> list[str]:
-    """The evidence for and against an exchange: a table and what follows from it."""
-    if not found.checks:
-        return ["Cannot be decided: there are no dynamic annotations to compare the static ones with."]
-    rows, exchanged = [], found.exchanged
-    for check in [*found.checks, *filter(None, [exchanged])]:
-        ids = f"{check.first}-{check.last}" + (", found" if check is exchanged else "")
+    """The evidence for and against an exchange, and what follows from it."""
+    ids, checks = found.exchange.ids, list(found.checks)
+    if len(ids) and found.exchange.check and found.exchange.check not in checks:
+        checks.append(found.exchange.check)
+    lines = [_check_table(checks), ""] if checks else []
+    if not len(ids):
+        if checks and found.exchange.decided:
+            return [*lines, "The data show no range of ids with exchanged columns."]
+        return [
+            *lines,
+            "Cannot be decided: there are no dynamic annotations to compare the static ones with, or too few.",
+        ]
+    lines += [
+        f"The data show an exchange in ids {ids[0]} to {ids[-1]}, {len(ids)} rows: what is called valence there, how "
+        "pleasant music sounds, is arousal, how energetic it sounds, and the other way round. A model trained on them "
+        "learns each in place of the other; `--labels repaired`, the default, puts exactly these rows in order.",
+        "",
+    ]
+    if found.ends:
+        first, last = found.ends
+        lines.append(
+            f"By the curves alone, the first such song has an id from {first[0]} to {first[1]}, the last one has an "
+            f"id from {last[0]} to {last[1]} (bootstrap 95 % intervals over songs)."
+        )
+    if found.exchange.recognised:
+        lines.append(
+            "There are too few dynamic annotations to show it, but these rows are, number by number, those that DEAM "
+            "distributes, and in which its dynamic annotations show the exchange."
+        )
+    return lines + _genre_evidence(found.genres)
+
+
+def _check_table(checks: list[ColumnCheck]) -> str:
+    rows = []
+    for check in checks:
         values = {title: getattr(check, name) for name, title in CHECK_COLUMNS.items()}
         interval = f"{check.low:.3f} to {check.high:.3f}"
-        rows.append({"ids": ids, **values, "95 % interval": interval, "columns": check.verdict})
-    table = pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f")
-    if not exchanged:
-        return [table, "", "The data show no range of ids with exchanged columns."]
-    ids = f"ids {exchanged.first} to {exchanged.last}"
-    return [table, "", f"The data show an exchange in {ids} (a song or two at the ends may be wrong)."]
+        rows.append(
+            {"ids": f"{check.first}-{check.last}", **values, "95 % interval": interval, "columns": check.verdict}
+        )
+    return pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f")
+
+
+def _genre_evidence(genres: pd.DataFrame) -> list[str]:
+    """Which of the two files has its columns exchanged: the one whose valence separates rock from classical music."""
+    if not {"Rock", "Classical"} <= set(genres.index) or genres.loc[["Rock", "Classical"], "songs"].min() < FEWEST:
+        return []
+    genres = genres.dropna(axis="columns")
+    rock, classical = genres.loc[["Rock", "Classical"]].to_numpy(np.float64)
+    contrast = dict(zip(genres.columns, (rock - classical).tolist(), strict=True))
+    lines = ["", genres.to_markdown(floatfmt=("", ".0f", *[".2f"] * 4)), ""]
+    parts = ", ".join(f"{name} {contrast[name]:+.2f}" for name in genres.columns.drop("songs"))
+    lines.append(f"To most ears, rock is far more energetic than classical music. Rock minus Classical: {parts}.")
+    files = {"static": ("valence", "arousal"), "dynamic": ("curve_valence", "curve_arousal")}
+    there = {name: columns for name, columns in files.items() if set(columns) <= set(genres.columns)}
+    wrong = [name for name, (valence, arousal) in there.items() if contrast[valence] > contrast[arousal]]
+    if len(wrong) == 1:
+        lines.append(
+            f"In the {wrong[0]} annotations, it is valence that separates the two: their columns are exchanged."
+        )
+    return lines
 
 
 def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
@@ -60,7 +115,7 @@ def write_audit(folder: str | Path, audit: Audit, root: str | Path) -> str:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = to_markdown(audit, root)
-    (folder / run_folder.AUDIT_REPORT).write_text(text)
+    (folder / run_folder.AUDIT_REPORT).write_text(text, encoding="utf-8")
     audit.songs.to_csv(folder / run_folder.AUDIT_SONGS, float_format="%.4f")
     plot_exchange(folder, audit)
     plot_labels(folder, audit)
@@ -81,8 +136,8 @@ def plot_exchange(folder: str | Path, audit: Audit) -> Path:
     differences.set(xlabel="curves: mean valence - arousal", ylabel="static: (valence - arousal) / 4")
     differences.set(title="valence - arousal in both annotations")
     evidence.plot(songs.index, np.cumsum(-(static - static.mean()) * (curves - curves.mean())))
-    if audit.exchanged:
-        evidence.axvspan(audit.exchanged.first, audit.exchanged.last, alpha=0.15, label="exchange found")
+    if len(ids := audit.exchange.ids):
+        evidence.axvspan(ids[0], ids[-1], alpha=0.15, label="exchanged")
         evidence.legend(fontsize="small")
     evidence.set(xlabel="song id", ylabel="sum up to this song", title="evidence for an exchange")
     if audit.checks:

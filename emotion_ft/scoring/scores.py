@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from ..data.artists import group_songs
 from ..data.leaks import OTHER_LABELS
 from ..data.songs import OTHER
-from ..data.splits import artist_key
 from .ceiling import noise_ceiling
 from .intervals import Intervals, paired_intervals, score_intervals
 from .metrics import DIMENSIONS, KEYS, score
@@ -75,10 +75,7 @@ def treatments(table: pd.DataFrame) -> dict[str, bool]:
 
 def artist_of_song(table: pd.DataFrame) -> list[str]:
     """The groups of songs that intervals are over: artists, or the song itself where its artist is not known."""
-    return [
-        artist_key(artist) if isinstance(artist, str) else f"song {song_id}"
-        for song_id, artist in zip(table["song_id"], table["artist"], strict=True)
-    ]
+    return group_songs(table["song_id"], dict(zip(table["song_id"], table["artist"], strict=True)))
 
 
 def score_systems(table: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from safetensors import SafetensorError
 from transformers import enable_full_determinism, set_seed
 
@@ -17,6 +17,7 @@ from ..config.settings import Config, ConfigError, DataConfig, ModelConfig, Trai
 from ..data.collections import audit as deam_audit
 from ..data.collections.csv_collection import load_collection_file
 from ..data.collections.deam import load_songs
+from ..data.copies import find_copies, leave_out_copies
 from ..data.features import BadFile, store_log_mels
 from ..data.prepared import load_prepared
 from ..data.rendering.songs import render_deam
@@ -129,14 +130,22 @@ def calibration_songs(config: Config, validation: Dataset) -> tuple[Dataset, Dat
 def store_features(
     songs: DatasetDict, extractor: ASTEmotionFeatureExtractor, data: DataConfig
 ) -> tuple[DatasetDict, list[BadFile]]:
-    """`store_log_mels` with the data section's settings; one process per machine computes, the others read."""
+    """`store_log_mels` with the data section's settings; one process per machine computes, the others read.
+
+    Of several sides, those before the last are without songs whose recordings are also on a later one; they are among
+    the files that were left out (see `copies.leave_out_copies`).
+    """
     limits = (data.min_seconds, data.max_bad_fraction)
     with PartialState().local_main_process_first():
         songs, bad = store_log_mels(songs, extractor, data.cache_dir, data.num_proc, *limits)
+    copies: list[BadFile] = []
+    if len(songs) > 1:
+        found = find_copies(concatenate_datasets(list(songs.values())), extractor.frame_rate)
+        songs, copies = leave_out_copies(songs, found)
     for name, side in songs.items():
         if len(side) < 2:
             raise UsageError(f"{name} holds {len(side)} usable songs, but scores need at least two.")
-    return songs, bad
+    return songs, bad + copies
 
 
 def find_checkpoint(model: ModelConfig) -> Path | None:

@@ -8,12 +8,13 @@ from datasets import Dataset, DatasetDict
 from .. import run_folder
 from ..config.parser import parse_config
 from ..config.settings import Config
+from ..data.artists import songs_by
 from ..data.features import FRONT_END_SETTINGS
 from ..data.files import first_ids
 from ..data.front_end import FrontEnd
 from ..data.leaks import refuse_same_songs
 from ..data.songs import artists_of
-from ..data.splits import SPLIT_NAMES, SplitError, artist_key, read_split
+from ..data.splits import SPLIT_NAMES, SplitError, read_split
 from ..errors import UsageError
 from ..scoring.scores import read_table
 
@@ -42,14 +43,13 @@ def refuse_seen(checkpoint: str | Path, songs: DatasetDict, group_by_artist: boo
     for name in ("validation", "test"):
         side, seen = songs[name], seen_songs(folder)
         seen = seen[seen["split"] == "train"] if name == "validation" else seen  # selecting on a song twice is no leak
-        known = {artist_key(artist) for artist in seen["artist"].dropna()} if group_by_artist else set()
         if same := sorted(set(side["song_id"]) & set(seen["song_id"])):
             raise SplitError(
                 f"'{checkpoint}' was trained or selected on {len(same)} of the {len(side)} {name} songs: "
                 f"{first_ids(same)}. Start from it with its own split, --split {folder / run_folder.SPLITS}, or from "
                 "weights that have not seen them."
             )
-        if shared := sorted(key for key, artist in artists_of(side).items() if artist_key(artist) in known):
+        if group_by_artist and (shared := songs_by(artists_of(side), seen["artist"].dropna())):
             raise SplitError(
                 f"'{checkpoint}' was trained or selected on songs by the artists of {len(shared)} of the {len(side)} "
                 f"{name} songs: {first_ids(shared)}. Start from other weights, or accept it with --group_by_artist "
@@ -86,8 +86,7 @@ def same_songs(songs: Dataset, folder: str | Path) -> int:
     seen = seen_songs(folder)
     columns = ["song_id", "source", "valence", "arousal", "other_valence", "other_arousal"]
     refuse_same_songs(songs, Dataset.from_pandas(seen[columns], preserve_index=False), f"tested with '{folder}'")
-    known = {artist_key(artist) for artist in seen["artist"].dropna()}
-    return sum(artist_key(artist) in known for artist in artists_of(songs).values())
+    return len(songs_by(artists_of(songs), seen["artist"].dropna()))
 
 
 def check_front_end(ours: FrontEnd, theirs: FrontEnd, name: str) -> None:

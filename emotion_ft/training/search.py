@@ -17,6 +17,7 @@ from ..modeling import ASTEmotionFeatureExtractor
 from ..reports.search import plot_search
 from . import inputs
 from .finetuning import make_trainer
+from .series import settle
 from .trainer import EmotionTrainer, TrainingError, check_metric, search_space
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ def run_search(config: Config, trials: int = 20, output: str | Path | None = Non
         output: the folder; None: the configuration's output_dir with -search at its end.
 
     Raises:
-        SearchError: without optuna or evaluations, if no trial has a score, or if the folder holds a search with other
-            settings.
+        UsageError: without optuna or evaluations, if no trial has a score, or if the folder holds a search with other
+            settings and `overwrite_output_dir` is not set.
     """
     if not is_optuna_available():
         raise SearchError("a search needs optuna: pip install 'emotion_ft[search]'.")
@@ -57,7 +58,7 @@ def run_search(config: Config, trials: int = 20, output: str | Path | None = Non
     if training.eval_strategy == "no":
         raise SearchError("a search compares validation scores, but eval_strategy is no: set it to epoch or steps.")
     folder = Path(output or f"{training.output_dir}-search")
-    folder.mkdir(parents=True, exist_ok=True)
+    settle(config, folder, "search", run_folder.SEARCH_SETTINGS)
     study = _open(folder, config)
     start = inputs.find_checkpoint(config.model)
     extractor = inputs.build_extractor(config)
@@ -81,13 +82,6 @@ def _open(folder: Path, config: Config) -> Any:
     direction = "maximize" if config.training.greater_is_better else "minimize"
     storage = JournalStorage(JournalFileBackend(str(folder / run_folder.JOURNAL)))
     study = optuna.create_study(storage=storage, study_name="search", direction=direction, load_if_exists=True)
-    settings = {name: values | {"output_dir": None} for name, values in config.plain().items()}
-    before = study.user_attrs.get("settings", settings)
-    if changed := [
-        f"{s}.{key}" for s, values in settings.items() for key in values if before[s].get(key) != values[key]
-    ]:
-        raise SearchError(f"'{folder}' holds a search with another {changed[0]}: choose another --output.")
-    study.set_user_attr("settings", settings)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         if trial.params:

@@ -2,11 +2,9 @@
 
 import copy
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import PartialState
 
 from .. import run_folder
@@ -65,9 +63,7 @@ def finished(place: Path) -> bool:
 
 def _settings(config: Config) -> dict[str, Any]:
     """The settings in `config.yaml`, without those that may differ from machine to machine."""
-    with tempfile.TemporaryDirectory() as folder:
-        sections = yaml.safe_load(config.save(folder).read_text())
-    pairs = ((name, key, value) for name, keys in sections.items() for key, value in keys.items())
+    pairs = ((name, key, value) for name, keys in config.plain().items() for key, value in keys.items())
     return {f"{name}.{key}": value for name, key, value in pairs if key not in PLACES}
 
 

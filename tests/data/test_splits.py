@@ -11,6 +11,7 @@ from emotion_ft.data.splits import (
     id_list_split,
     k_folds,
     random_split,
+    read_folds,
     read_split,
     shared_artists,
     write_split,
@@ -166,6 +167,80 @@ class TestIdLists:
         assert_sound(splits, song_ids)
         without = id_list_split(DEAM / "splits" / "music2emo", song_ids.difference(splits["test"][:3]))
         assert [len(without[name]) for name in SPLIT_NAMES] == [1261, 271, 267]
+
+
+class TestPublishedFolds:
+    def write(self, folder, folds):
+        for name, lists in folds.items():
+            path = folder / name
+            if isinstance(lists, str):
+                path.write_text(lists)
+            else:
+                path.mkdir()
+                for side, text in zip(SPLIT_NAMES, lists, strict=True):
+                    (path / f"{side}.txt").write_text(text)
+
+    def test_folders_from_0_or_1_in_either_spelling(self, tmp_path):
+        first, second = ("1\n2", "3", "4"), ("3\n4", "2", "1")
+        expected = [
+            {"train": [1, 2], "validation": [3], "test": [4]},
+            {"train": [3, 4], "validation": [2], "test": [1]},
+        ]
+        for number, names in enumerate([("fold-0", "fold-1"), ("fold_1", "fold_2"), ("fold0", "fold1")]):
+            (folder := tmp_path / str(number)).mkdir()
+            self.write(folder, dict(zip(names, (first, second), strict=True)))
+            assert read_folds(folder, range(1, 5)) == (expected, False)
+
+    def test_ten_folds_are_in_the_order_of_their_numbers(self, tmp_path):
+        self.write(tmp_path, {f"fold_{number}.txt": f"{number}\n" for number in range(1, 12)})
+        assert [fold["test"] for fold in read_folds(tmp_path, range(30))[0]] == [[number] for number in range(1, 12)]
+
+    def test_test_lists_draw_validation_from_the_other_folds_by_artist(self, tmp_path):
+        tests = [sorted(song_id for song_id in SONGS if song_id % 40 % 4 == number) for number in range(4)]
+        self.write(tmp_path, {f"fold_{i}.txt": "\n".join(map(str, test)) for i, test in enumerate(tests)})
+        folds, drawn = read_folds(tmp_path, range(2, 400), ARTISTS, seed=1, validation_fraction=0.2)
+        assert drawn and [fold["test"] for fold in folds] == tests
+        for fold in folds:
+            assert_sound(fold, SONGS, ARTISTS)  # songs on none of the lists are left out
+            groups = {ARTISTS.get(song_id, song_id) for song_id in fold["validation"]}
+            assert len(groups) == 28  # of 140
+        assert folds != read_folds(tmp_path, SONGS, ARTISTS, seed=2, validation_fraction=0.2)[0]
+
+    def test_absent_and_untested_songs_are_reported_once(self, tmp_path, caplog):
+        self.write(tmp_path, {"fold-0": ("1\n9\n5", "3", "4"), "fold-1": ("3\n9", "4", "1\n8")})
+        folds, _ = read_folds(tmp_path, [1, 3, 4, 5])
+        assert folds[0]["train"] == [1, 5] and folds[1] == {"train": [3], "validation": [4], "test": [1]}
+        untested, absent = (record.getMessage() for record in caplog.records)
+        assert "tested in no fold: 3, 5, 9" in untested and "2 songs listed in" in absent and absent.endswith(": 8, 9")
+
+    @pytest.mark.parametrize(
+        ("folds", "message"),
+        [
+            (
+                {"fold-0": ("1", "2", "3"), "fold-1": ("1", "2", "3")},
+                "song 3 is a test song in .*fold-0 and in .*fold-1",
+            ),
+            ({"fold_0.txt": "1\n2", "fold_1.txt": "2\n3"}, r"fold_1\.txt, line 1: song 2 is already in .*fold_0"),
+            ({"fold-0": ("1", "1", "3"), "fold-1": ("1", "2", "4")}, r"validation\.txt, line 1: song 1 is already"),
+            ({"fold-0": ("1", "2", "3"), "fold-2": ("1", "3", "2")}, "numbered from 0 or 1.*but has fold-0, fold-2"),
+            ({"fold-0": ("1", "2", "3")}, "but has fold-0"),
+            ({"folds.txt": "1"}, "but has none"),
+            ({"fold-0": ("1", "2", "3"), "fold_1.txt": "1"}, "all as folders or all as lists"),
+            ({"fold-0": ("1", "2", "3"), "fold_0": ("1", "3", "2")}, "but has fold-0, fold_0"),
+            ({"fold-0": ("1", "2", "77"), "fold-1": ("1", "3", "2")}, "test is empty: none of the 1 songs"),
+            ({"fold_0.txt": "1\nx", "fold_1.txt": "2"}, r"fold_0\.txt, line 2: expected one song id, got 'x'"),
+        ],
+    )
+    def test_faults(self, tmp_path, folds, message):
+        self.write(tmp_path, folds)
+        with pytest.raises(SplitError, match=message):
+            read_folds(tmp_path, range(1, 5))
+
+    def test_a_fold_without_a_list(self, tmp_path):
+        self.write(tmp_path, {"fold-0": ("1", "2", "3"), "fold-1": ("1", "3", "2")})
+        (tmp_path / "fold-1" / "validation.txt").unlink()
+        with pytest.raises(SplitError, match=r"fold-1/validation\.txt is missing"):
+            read_folds(tmp_path, range(1, 5))
 
 
 class TestKFolds:

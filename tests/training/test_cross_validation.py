@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from emotion_ft.config.parser import parse_config
+from emotion_ft.data.copies import Copies
 from emotion_ft.data.songs import songs_dataset
-from emotion_ft.data.splits import SplitError
+from emotion_ft.data.splits import SplitError, write_split
 from emotion_ft.errors import UsageError
 from emotion_ft.training.cross_validation import (
     draw_folds,
@@ -47,10 +48,53 @@ class TestDrawing:
             draw_folds(songs([f"Artist {i % 3}" for i in range(30)]), config(), 5)
 
     def test_a_split_of_the_users_own_is_refused(self):
-        with pytest.raises(UsageError, match="draws its own folds: leave out --split full_songs"):
+        with pytest.raises(UsageError, match="takes them from a folder: leave out --split full_songs"):
             draw_folds(songs(self.ARTISTS), config("--split", "full_songs"), 4)
         with pytest.raises(UsageError, match="leave out push_to_hub"):
             draw_folds(songs(self.ARTISTS), config("--push_to_hub"), 4)
+
+
+class TestPublishedFolds:
+    ARTISTS = TestDrawing.ARTISTS
+
+    def folds(self, folder):
+        splits, _ = draw_folds(songs(self.ARTISTS), config(), 4)
+        for number, fold in enumerate(splits):
+            write_split(fold, folder / f"fold-{number}" / "splits")
+        return splits
+
+    def test_the_folds_of_another_cross_validation(self, tmp_path):
+        splits = self.folds(tmp_path / "published")
+        again, protocol = draw_folds(songs(self.ARTISTS), config("--split", str(tmp_path / "published")))
+        assert again == splits and protocol == "4-fold cross-validation by the id lists in published"
+        with pytest.raises(UsageError, match="has 4 folds, not 5: leave out --folds"):
+            draw_folds(songs(self.ARTISTS), config("--split", str(tmp_path / "published")), 5)
+
+    def test_lists_of_test_songs(self, tmp_path):
+        splits = self.folds(tmp_path / "published")
+        for number, fold in enumerate(splits, start=1):
+            (tmp_path / f"fold_{number}.txt").write_text("\n".join(map(str, fold["test"])))
+        found, protocol = draw_folds(songs(self.ARTISTS), config("--split", str(tmp_path), "--seed", "3"))
+        assert [fold["test"] for fold in found] == [fold["test"] for fold in splits]
+        assert protocol.endswith(f"by the id lists in {tmp_path.name}, 0.15 validation, seed 3")
+
+    def test_an_artist_on_two_sides(self, tmp_path):
+        self.folds(tmp_path)
+        lists = tmp_path / "fold-2" / "splits"
+        moved = (lists / "train.txt").read_text().splitlines()
+        song = next(line for line in moved if int(line) < 60)
+        (lists / "train.txt").write_text("\n".join(line for line in moved if line != song))
+        (lists / "validation.txt").write_text((lists / "validation.txt").read_text() + song)
+        with pytest.raises(SplitError, match="validation songs share an artist with train"):
+            draw_folds(songs(self.ARTISTS), config("--split", str(tmp_path)))
+        draw_folds(songs(self.ARTISTS), config("--split", str(tmp_path), "--group_by_artist", "false"))
+
+    def test_shared_artists_are_counted_where_they_are_accepted(self, tmp_path):
+        for number in range(5):
+            (tmp_path / f"fold_{number}.txt").write_text("\n".join(map(str, range(number, 100, 5))))
+        flags = ("--split", str(tmp_path), "--group_by_artist", "false")
+        _, protocol = draw_folds(songs([f"Artist {i // 10}" for i in range(100)]), config(*flags))
+        assert protocol.endswith("; 100 test songs share an artist with their fold's train")
 
 
 def test_pooled_over_songs_and_not_over_folds(tmp_path):
@@ -80,5 +124,14 @@ def test_a_fold_needs_two_songs_on_each_side():
     sides = {"train": [0, 1, 2, 3], "validation": [4, 5], "test": [6, 77, 78]}
     with pytest.raises(SplitError, match="fold 3 has 1 test songs, but scores need two"):
         fold_songs(whole, sides, "folds", 3)
-    parts = fold_songs(whole, {**sides, "test": [6, 7, 78]}, "folds", 3)
-    assert parts["test"]["song_id"][:] == [6, 7] and parts["test"].info.description == "X; split folds, fold 3"
+    parts, left_out = fold_songs(whole, {**sides, "test": [6, 7, 78]}, "folds", 3)
+    assert (
+        left_out == []
+        and parts["test"]["song_id"][:] == [6, 7]
+        and parts["test"].info.description == "X; split folds, fold 3"
+    )
+    parts, left_out = fold_songs(whole, {**sides, "test": [6, 7]}, "folds", 3, [Copies(0, 7, 0.9), Copies(1, 2, 0.9)])
+    assert parts["train"]["song_id"][:] == [1, 2, 3] and parts["test"]["song_id"][:] == [6, 7]
+    assert [(file.song_id, file.reason) for file in left_out] == [(0, "the same recording as 7, a test song")]
+    with pytest.raises(SplitError, match="fold 3 has 1 validation songs"):
+        fold_songs(whole, {**sides, "test": [6, 7]}, "folds", 3, [Copies(4, 7, 0.9)])

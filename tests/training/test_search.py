@@ -42,7 +42,7 @@ def test_finds_the_best_and_continues(arguments, tmp_path):
     assert (tmp_path / "whole" / "plots" / "search.png").stat().st_size > 5000
     assert not list((tmp_path / "whole").glob("trial-*/checkpoint-*"))
     done = leave(1, "search", *arguments, "--trials", 4, "--output", tmp_path / "whole", "--head_dropout", 0.1)
-    assert "a search with another model.head_dropout" in done.stderr
+    assert "holds runs with other settings (model.head_dropout is 0.1 here" in done.stderr
 
 
 def test_a_trial_that_was_cut_short_is_drawn_again(tmp_path, arguments, monkeypatch):

@@ -132,15 +132,30 @@ def read_dynamic(root: StrPath) -> dict[int, Curve]:
 def read_artists(root: StrPath) -> dict[int, str]:
     """The artist of each song for which a metadata file gives one; {} if there are no such files.
 
-    The rows are ragged (unquoted commas, trailing labels), so each line is parsed on its own, and lines that do not
-    begin with an integer id are skipped with a warning. Raises `AnnotationError` if a file lacks the two columns.
+    Raises `AnnotationError` if a file has no such column.
     """
-    artists: dict[int, str] = {}
+    return _read_metadata(root, "artist")
+
+
+def read_genres(root: StrPath) -> dict[int, str]:
+    """The genre of each song for which a metadata file that has genres gives one."""
+    return _read_metadata(root, "genre", needed=False)
+
+
+def _read_metadata(root: StrPath, column: str, needed: bool = True) -> dict[int, str]:
+    """A column of the metadata files, by song id; a file without it is skipped unless it is `needed`.
+
+    The rows are ragged (unquoted commas, trailing labels), so each line is parsed on its own, and lines that do not
+    begin with an integer id are skipped with a warning.
+    """
+    found: dict[int, str] = {}
     for path in filter(None, (find_file(root, name) for name in METADATA_FILES)):
         lines = io.StringIO(_text(path), newline=None)
         rows = enumerate((_cells(line) for line in lines if line.strip(", \t\r\n")), start=1)
-        header = _header(path, rows, ("song_id", "artist"))
-        key, name = header.index("song_id"), header.index("artist")
+        header = _header(path, rows, ("song_id", column) if needed else ("song_id",))
+        if column not in header:
+            continue
+        key, name = header.index("song_id"), header.index(column)
         skipped = 0
         for _, cells in rows:
             try:
@@ -148,11 +163,11 @@ def read_artists(root: StrPath) -> dict[int, str]:
             except (ValueError, IndexError):
                 skipped += 1
                 continue
-            if len(cells) > name and (artist := " ".join(cells[name].split())):
-                artists[song_id] = artist
+            if len(cells) > name and (text := " ".join(cells[name].split())):
+                found[song_id] = text
         if skipped:
             logger.warning("%s: skipped %d rows without an integer song id", path, skipped)
-    return artists
+    return found
 
 
 def _read_curves(path: Path) -> tuple[float, dict[int, np.ndarray], dict[int, int]]:

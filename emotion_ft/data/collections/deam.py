@@ -20,7 +20,7 @@ from ..songs import songs_dataset, split_songs
 from ..splits import FULL_SONGS_FROM
 from . import annotations
 from .annotations import Curve, read_artists, read_dynamic, read_static
-from .exchange import exchange_back, exchanged_songs
+from .exchange import Exchange, exchange_back, exchanged_songs
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ def load_songs(root: StrPath, labels: str = "repaired", exchanged_ids: tuple[int
         root: a folder with DEAM's files at any depth. Audio files are named by song id
             (`DEAM_audio/MEMD_audio/2.mp3`). Songs with annotations or audio alone are left out with a warning.
         labels: "repaired": static labels, with valence and arousal exchanged back where the dynamic annotations show
-            an exchange (see `exchange.exchanged_songs`), and as distributed if these cannot decide it. "distributed":
-            static labels as they are. "dynamic": the means of the songs' curves, 5 + 4 x, without deviations; songs
-            without a curve are left out with a warning.
+            an exchange or, without these, where DEAM's own file is recognised (see `exchange.exchanged_songs`), and as
+            distributed if it cannot be decided. "distributed": static labels as they are. "dynamic": the means of the
+            songs' curves, 5 + 4 x, without deviations; songs without a curve are left out with a warning.
         exchanged_ids: first and last id of the songs to exchange back, whatever the data show.
 
     Returns:
@@ -131,7 +131,7 @@ def _treated(
     if not exchange.decided:
         why = f"{'too few' if curves else 'no'} dynamic annotations to repair them by"
         return distributed, repaired, "distributed", f"as distributed ({why})"
-    how = _repaired(exchange.ids, exchange.ids.intersection(song_ids), exchanged_ids)
+    how = _repaired(exchange, len(exchange.ids.intersection(song_ids)), exchanged_ids)
     return repaired, distributed, labels, how
 
 
@@ -141,13 +141,16 @@ def _curve_means(curves: dict[int, Curve]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(means, orient="index", columns=["valence", "arousal"])
 
 
-def _repaired(ids: pd.Index, there: pd.Index, exchanged_ids: tuple[int, int] | None) -> str:
+def _repaired(exchange: Exchange, rows: int, exchanged_ids: tuple[int, int] | None) -> str:
     """How labels were repaired, for the description."""
+    ids = exchange.ids
     known = not len(ids) or ids[-1] <= annotations.EXCHANGED_UP_TO
     where = f"≤ {annotations.EXCHANGED_UP_TO}" if known else f"{ids[0]}-{ids[-1]}"
     if exchanged_ids:
         where = f"{exchanged_ids[0]}-{exchanged_ids[1]}, as told"
-    return f"repaired (valence and arousal exchanged back in {len(there)} rows with ids {where})"
+    if exchange.recognised:
+        where += ", recognised as DEAM's own"
+    return f"repaired (valence and arousal exchanged back in {rows} rows with ids {where})"
 
 
 def find_deam(folder: StrPath) -> Path | None:

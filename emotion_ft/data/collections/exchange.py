@@ -6,6 +6,7 @@ songs whose columns are in order, and negatively over songs whose columns are ex
 how strongly the two dimensions correlate, although that makes a column correlate with the wrong curve as well.
 """
 
+import hashlib
 import logging
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from .annotations import EXCHANGED_UP_TO, Curve
 logger = logging.getLogger(__name__)
 
 RESAMPLES, PERMUTATIONS = 1000, 200
+KNOWN_BLOCK = "e400120644c41d27a9d70a0d3f99ad4bf5765a0c632ffae27165adc34b4d7982"
+"""SHA-256 of DEAM's static annotations with ids up to 1000: ids and 100 x the four columns, as little-endian int64."""
 FEWEST = 10  # with fewer songs, a correlation is not worth an interval
 
 
@@ -96,7 +99,8 @@ def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
 
     The range is the run of consecutive ids with the largest sum of -(static difference) * (curve difference), which is
     the evidence for an exchange. It counts if its interval excludes zero and the sum exceeds 99 % of those found with
-    curves assigned to songs at random. A song or two at its ends may be wrong, since single songs can look exchanged.
+    curves assigned to songs at random. Single songs can look exchanged, so its ends are
+    uncertain: see `range_of_ends`.
     """
     if len(means) < FEWEST:
         return None
@@ -108,51 +112,99 @@ def find_exchanged(means: pd.DataFrame, seed: int = 0) -> ColumnCheck | None:
     return check if check.verdict == "exchanged" and total > np.quantile(unrelated, 0.99) else None
 
 
+def range_of_ends(means: pd.DataFrame, seed: int = 0) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Between which ids the first and the last song of an exchanged range lie: bootstrap 95 % intervals, over songs.
+
+    Args:
+        means: `paired_means` of a collection in which `find_exchanged` finds a range.
+        seed: of the bootstrap (percentile intervals, Efron 1979).
+    """
+    static, curves = _differences(means)
+    evidence, rng, count = -static * curves, np.random.default_rng(seed), len(means)
+    ends = []
+    for _ in range(RESAMPLES):
+        rows = np.sort(rng.integers(count, size=count))
+        _, start, end = _largest_run(evidence[rows])
+        # A song that was not drawn may belong to either side of the end that it is next to.
+        earliest = rows[start - 1] + 1 if start else 0
+        latest = rows[end] - 1 if end < count else count - 1
+        ends.append((earliest, rows[start], rows[end - 1], latest))
+    low, high = np.quantile(ends, [0.025, 0.975], axis=0, method="nearest")
+    ids = means.index.to_numpy()
+    return (int(ids[low[0]]), int(ids[high[1]])), (int(ids[low[2]]), int(ids[high[3]]))
+
+
 class Exchange(NamedTuple):
-    """The ids of songs that are distributed with valence and arousal exchanged, and whether that could be decided."""
+    """The songs that are distributed with valence and arousal exchanged.
+
+    Args:
+        ids: theirs.
+        decided: whether it is known which they are.
+        check: how the two annotations agree over their range, or over the block that DEAM exchanges if there are none;
+            None without curves.
+        recognised: whether they were recognised as `KNOWN_BLOCK`, and not found from the curves.
+    """
 
     ids: pd.Index
     decided: bool
+    check: ColumnCheck | None = None
+    recognised: bool = False
+
+
+def is_known_block(static: pd.DataFrame) -> bool:
+    """Whether the rows with ids up to `EXCHANGED_UP_TO` are those that DEAM distributes, exchanged."""
+    block = static.loc[static.index <= EXCHANGED_UP_TO, ["valence", "valence_std", "arousal", "arousal_std"]]
+    numbers = np.column_stack([block.index, (100 * block).round()]).astype("<i8")
+    return hashlib.sha256(numbers.tobytes()).hexdigest() == KNOWN_BLOCK
 
 
 def exchanged_songs(static: pd.DataFrame, dynamic: dict[int, Curve], told: tuple[int, int] | None = None) -> Exchange:
     """Which songs are distributed with valence and arousal exchanged, with or without curves; logged in one line.
 
     DEAM distributes its first block (ids up to 1000, 744 songs) with valence and arousal exchanged, standard
-    deviations too. If the data confirm it, exactly that range is taken; any other range is what the data show.
-    `told` is a range, first and last id, that is taken whatever the data show.
+    deviations too. If the curves confirm it, exactly that range is taken; any other range is what the curves show. If
+    they cannot tell, the block is taken if it is `KNOWN_BLOCK`. `told` is a range, first and last id, that is taken
+    whatever the data show.
     """
     if told:
         ids = static.index[(static.index >= told[0]) & (static.index <= told[1])]
         logger.info("ids %d to %d: valence and arousal are exchanged in %d rows, as configured", *told, len(ids))
         return Exchange(ids, True)
-    block = static.index[static.index <= EXCHANGED_UP_TO]
+    block, none = static.index[static.index <= EXCHANGED_UP_TO], static.index[:0]
     means = paired_means(static, dynamic)
-    known = means.index[means.index <= EXCHANGED_UP_TO]
-    check = check_columns(means, 0, EXCHANGED_UP_TO) if len(block) else None
-    ids, where = static.index[:0], f"ids up to {EXCHANGED_UP_TO}"
+    check = check_columns(means, int(block[0]), int(block[-1])) if len(block) else None
     if check and check.verdict == "exchanged":
-        ids = block
-    elif found := find_exchanged(means):
-        check, ids = found, static.index[(static.index >= found.first) & (static.index <= found.last)]
-        where = f"ids {found.first} to {found.last}"
-    if check is None:
-        return Exchange(ids, bool(dynamic))
-    if check.verdict == "undecided" and len(block):
-        logger.warning(
-            "cannot tell whether valence and arousal are exchanged in %s, so they stay as distributed: %d of %d songs "
-            "have curves in valence.csv and arousal.csv, but at least %d that differ are needed",
-            *(where, len(known), len(block), FEWEST),
+        return _logged(Exchange(block, True, check))
+    if found := find_exchanged(means):
+        return _logged(
+            Exchange(static.index[(static.index >= found.first) & (static.index <= found.last)], True, found)
         )
-        return Exchange(ids, False)
-    logger.info(
-        "static ~ dynamic over %d songs with %s: valence %.3f, arousal %.3f, crossed %.3f, %.3f; differences %.3f "
-        "(95 %% interval %.3f to %.3f): valence and arousal %s",
-        *(check.songs, where, check.valence, check.arousal, check.crossed_valence, check.crossed_arousal),
-        *(check.difference, check.low, check.high),
-        f"are exchanged in {len(ids)} rows" if len(ids) else "are in order",
+    if check is None:
+        return Exchange(none, bool(dynamic))
+    if check.verdict == "in order":
+        return _logged(Exchange(none, True, check))
+    if is_known_block(static):
+        logger.info("valence and arousal are exchanged in %d rows, which are recognised as DEAM's own", len(block))
+        return Exchange(block, True, None, recognised=True)
+    logger.warning(
+        "cannot tell whether valence and arousal are exchanged in ids up to %d, so they stay as distributed: %d of %d "
+        "songs have curves in valence.csv and arousal.csv, but at least %d that differ are needed",
+        *(EXCHANGED_UP_TO, check.songs, len(block), FEWEST),
     )
-    return Exchange(ids, True)
+    return Exchange(none, False, check)
+
+
+def _logged(exchange: Exchange) -> Exchange:
+    """Log what the curves decided."""
+    if check := exchange.check:
+        logger.info(
+            "static ~ dynamic over %d songs with ids %d to %d: valence %.3f, arousal %.3f, crossed %.3f, %.3f; "
+            "differences %.3f (95 %% interval %.3f to %.3f): valence and arousal %s",
+            *(check.songs, check.first, check.last, check.valence, check.arousal, check.crossed_valence),
+            *(check.crossed_arousal, check.difference, check.low, check.high),
+            f"are exchanged in {len(exchange.ids)} rows" if len(exchange.ids) else "are in order",
+        )
+    return exchange
 
 
 def exchange_back(static: pd.DataFrame, song_ids: pd.Index) -> pd.DataFrame:
@@ -168,12 +220,9 @@ def repair(static: pd.DataFrame, dynamic: dict[int, Curve]) -> pd.DataFrame:
 
 
 def _largest_run(values: np.ndarray) -> tuple[float, int, int]:
-    """(sum, start, end) of the consecutive values with the largest sum (Kadane's algorithm)."""
-    best, current, start = (0.0, 0, 0), 0.0, 0
-    for index, value in enumerate(values):
-        if current <= 0:
-            current, start = 0.0, index
-        current += value
-        if current > best[0]:
-            best = (float(current), start, index + 1)
-    return best
+    """(sum, start, end) of the consecutive values with the largest sum; (0, 0, 0) if none is positive."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    gains = sums - np.minimum.accumulate(sums)
+    end = int(gains.argmax())
+    start = int(sums[: end + 1].argmin())
+    return float(gains[end]), start, end

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from emotion_ft.data.collections.annotations import Curve, read_dynamic, read_static
-from emotion_ft.data.collections.exchange import check_columns, find_exchanged, paired_means, repair
+from emotion_ft.data.collections.exchange import (
+    check_columns,
+    exchanged_songs,
+    find_exchanged,
+    is_known_block,
+    paired_means,
+    range_of_ends,
+    repair,
+)
 
 DEAM = Path(__file__).resolve().parents[4] / "shared" / "deam"
 CORRELATION = 0.5  # of valence and arousal, as in DEAM
@@ -53,6 +61,23 @@ class TestFinding:
         constant[["valence", "arousal"]] = 5.0
         assert find_exchanged(constant) is None
         assert find_exchanged(collection().iloc[:0]) is None
+
+
+class TestEnds:
+    def test_intervals_cover_the_truth(self):
+        covered = np.zeros(2)
+        for seed in range(40):
+            first, last = range_of_ends(collection(exchanged=(300, 600), noise=0.6, seed=seed), seed)
+            covered += first[0] <= 300 <= first[1], last[0] <= 600 <= last[1]
+        assert covered.min() >= 34
+
+    def test_noise_makes_them_wider(self):
+        widths = [np.diff(range_of_ends(collection(exchanged=(300, 600), noise=noise))).max() for noise in (0.1, 1.0)]
+        assert widths[0] < 30 and widths[1] > 2 * widths[0]  # ten songs
+
+    def test_the_ends_of_the_collection_are_possible(self):
+        first, last = range_of_ends(collection(exchanged=(0, 9999)))
+        assert first[0] == 3 and last[1] == 1200
 
 
 class TestChecking:
@@ -108,6 +133,25 @@ class TestDeam:
             "in order",
             "in order",
         ]
+
+    def test_the_ends_by_the_curves_include_those_of_the_block(self):
+        first, last = range_of_ends(paired_means(read_static(DEAM), read_dynamic(DEAM)))
+        assert first[0] == 2 and first[1] <= 10 and 990 <= last[0] <= 1000 <= last[1] <= 1010
+
+    def test_without_curves_its_own_file_is_recognised(self):
+        static, dynamic = read_static(DEAM), read_dynamic(DEAM)
+        exchange = exchanged_songs(static, {})
+        assert exchange.decided and exchange.recognised and len(exchange.ids) == 744
+        pd.testing.assert_frame_equal(repair(static, {}), repair(static, dynamic))
+        assert not exchanged_songs(static, dynamic).recognised
+        for other in (repair(static, dynamic), static.drop(index=500), static.loc[1001:], static + 0.01):
+            assert not is_known_block(other) and not exchanged_songs(other, {}).decided
+
+    def test_its_own_file_is_recognised_however_it_is_written(self, tmp_path):
+        static = read_static(DEAM).loc[:1000].rename(columns={name: f"{name}_mean" for name in ("valence", "arousal")})
+        table = static.reset_index()[::-1].map(lambda number: f"  {number:g} ")
+        table.to_csv(tmp_path / "static_annotations_averaged_songs_1_2000.csv", index=False, lineterminator="\r\n")
+        assert is_known_block(read_static(tmp_path))
 
     def test_repaired_labels_are_in_order(self):
         dynamic = read_dynamic(DEAM)
