@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from emotion_ft.scoring import intervals
-from emotion_ft.scoring.metrics import DIMENSIONS, METRICS, score
+from emotion_ft.scoring.metrics import DIMENSIONS, METRICS, concordance_correlation
 
 SYSTEMS = {"model": (0.7, 0.45, 0.1), "other": (0.55, 0.55, 0.0)}  # slope, deviation of the noise, bias
 SHARED = 0.4  # of the variance of labels and of noise, what an artist's songs have in common
@@ -189,7 +189,10 @@ def conformal_coverage(songs, checkpoints, rounds, rng):
         labels, shared = rng.normal(size=(2, songs + 1000, 2))
         errors = (shared + rng.normal(size=(checkpoints, songs + 1000, 2))) / np.sqrt(2)
         predictions = 0.7 * labels + 0.5 * errors
-        validation = [score(one[:songs], labels[:songs])["mean_ccc"] for one in predictions]
+        validation = [
+            sum(concordance_correlation(one[:songs, column], labels[:songs, column]) for column in (0, 1))
+            for one in predictions
+        ]
         chosen = predictions[np.argmax(validation)]
         halfwidths = intervals.conformal_halfwidths(chosen[:songs], labels[:songs], 0.9)
         shares.append(intervals.coverage(chosen[songs:], labels[songs:], halfwidths).mean())
