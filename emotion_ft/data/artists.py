@@ -44,11 +44,12 @@ def group_names(names: Iterable[str]) -> dict[str, str]:
     edges = np.array([(row, place[key]) for row, found in enumerate(keys) for key in found]).reshape(-1, 2).T
     size = len(spelled) + len(place)
     _, component = connected_components(coo_array((np.ones(edges.shape[1]), tuple(edges)), (size, size)))
-    folded = [" ".join(name.split()).casefold() for name in spelled]
+    of_names = component[: len(spelled)].tolist()
     called: dict[int, str] = {}
-    for label, name in sorted(zip(component.tolist(), folded, strict=False)):
-        called.setdefault(label, name)
-    return {name: called[label] for name, label in zip(spelled, component.tolist(), strict=False)}
+    for label, name in zip(of_names, spelled, strict=True):
+        folded = " ".join(name.split()).casefold()
+        called[label] = min(folded, called.get(label, folded))
+    return {name: called[label] for name, label in zip(spelled, of_names, strict=True)}
 
 
 def joined_names(names: Iterable[str]) -> list[list[str]]:

@@ -91,15 +91,17 @@ def prepare_output_dir(
         PartialState().wait_for_everyone()  # until every process has read the checkpoints
         _clean(folder, state_name)
         return str(checkpoint)
-    finished = (folder / run_folder.RESULTS).is_file()
-    if (finished or last) and not training.overwrite_output_dir:
-        state = f"an unfinished run (up to {last.name})" if last and not finished else "a finished run"
-        resume = "" if finished else " --resume_from_checkpoint to resume it,"
+    finished, seeds = (folder / run_folder.RESULTS).is_file(), run_folder.seed_folders(folder)
+    if (finished or last or seeds) and not training.overwrite_output_dir:
+        state = "a finished run" if finished else f"the runs of {len(seeds)} seeds"
+        if last and not finished:
+            state = f"an unfinished run (up to {last.name})"
+        resume = " --resume_from_checkpoint to resume it," if last and not finished else ""
         raise OutputDirError(
             f"'{folder}' already holds {state}:{resume} --overwrite_output_dir to start again, "
             f"or another --{'gan_output_dir' if output_dir else 'output_dir'} to keep it."
         )
-    _clean(folder, state_name, clear=bool(finished or last))
+    _clean(folder, state_name, clear=bool(finished or last or seeds))
     if not folder.is_dir():
         raise OutputDirError(
             f"process {PartialState().process_index} sees no '{folder}': machines that train together need a shared "

@@ -191,7 +191,7 @@ def pooled_results(folder: Path, folds: int) -> dict[str, float]:
     }
     if all("interval_level" in result for result in results):
         pooled["interval_level"] = results[0]["interval_level"]
-        pooled["calibration_songs"] = sum(result["calibration_songs"] for result in results)
+        pooled["calibration_songs"] = sum(result.get("calibration_songs", 0) for result in results)
         for dimension in DIMENSIONS:
             halfwidths = [result[f"interval_{dimension}"] for result in results]
             shares = [result[f"test_{dimension}_coverage"] for result in results]
