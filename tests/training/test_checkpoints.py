@@ -48,3 +48,10 @@ def test_a_folder_that_holds_no_run_is_left_as_it_is(tmp_path):
 def test_nothing_to_resume_from(tmp_path):
     with pytest.raises(OutputDirError, match="no checkpoint to resume from"):
         prepare(tmp_path, resume_from_checkpoint="last")
+
+
+def test_the_seeds_of_a_run_are_not_mixed_with_another_run(tmp_path):
+    (tmp_path / "seed-7").mkdir()
+    with pytest.raises(OutputDirError, match="already holds the runs of 1 seeds: --overwrite_output_dir"):
+        prepare(tmp_path)
+    assert prepare(tmp_path, overwrite_output_dir=True) is None and not list(tmp_path.glob("seed-*"))
