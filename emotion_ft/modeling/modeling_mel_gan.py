@@ -76,11 +76,9 @@ class _MelGanModel(PreTrainedModel):
         )
         model, loading = loaded
         absent = sorted(set(loading["missing_keys"]) - {"band_mean", "band_std"})
-        saved_as = model.config.architectures or [cls.__name__]
-        if absent and cls.__name__ not in saved_as:
-            raise ValueError(
-                f"expected a {cls.__name__}, got a {saved_as[0]}: load it with {saved_as[0]} or AutoModel."
-            )
+        saved_as, *_ = model.config.architectures or [cls.__name__]
+        if absent and saved_as != cls.__name__:
+            raise ValueError(f"expected a {cls.__name__}, got a {saved_as}: load it with {saved_as} or AutoModel.")
         if absent:
             raise ValueError(f"not a complete {cls.__name__}: {len(absent)} tensors are missing, first {absent[0]}.")
         return (model, loading) if output_loading_info else model
