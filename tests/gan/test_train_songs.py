@@ -238,7 +238,7 @@ class TestReference:
     def test_three_sides_without_a_common_song_or_artist(self, songs):
         sides = split_reference(songs, 0.3, 42)
         ids = [side["song_id"][:] for side in sides]
-        assert sorted(sum(ids, [])) == sorted(songs["song_id"]) and all(ids)
+        assert sorted(itertools.chain(*ids)) == sorted(songs["song_id"]) and all(ids)
         artists = [{name.casefold() for name in side["artist"] if name} for side in sides]
         assert artists[0] and artists[1] | artists[2]
         assert not any(one & other for one, other in itertools.combinations(artists, 2))
