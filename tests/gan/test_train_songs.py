@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import leave, succeed
 from datasets import Dataset
 
@@ -201,6 +202,14 @@ class TestTrainSongs:
         (finished / "model.safetensors").unlink()
         with pytest.raises(UsageError, match="no model in"):
             load_train_songs(configure(), finished, build_extractor(configure()))
+
+    def test_a_run_of_a_version_that_wrote_smoothing_beside_hinge_is_not_refused(self, configure, finished, splits):
+        path = finished / "config.yaml"
+        sections = yaml.safe_load(path.read_text())
+        sections["gan"] |= {"adversarial_loss": "hinge", "label_smoothing": 0.1}
+        path.write_text(yaml.safe_dump(sections))
+        songs, _ = load_train_songs(configure(), finished, build_extractor(configure()))
+        assert songs["song_id"][:] == splits["train"]
 
     def test_a_run_with_other_labels_is_refused(self, configure, finished):
         config = configure("--labels", "distributed")

@@ -265,7 +265,7 @@ class TestStudy:
     def test_files_say_what_the_study_found(self, toy):
         study = toy("--synthetic_fraction", "0.2")
         text = (study.folder / "ablation.md").read_text()
-        assert "synthetic ones, 20% of all, come on top: an arm with them takes 1.25 times the steps" in text
+        assert "synthetic ones, 20% of all, come on top: an arm with them takes about 1.25 times the steps" in text
         assert "6 songs, + GAN: better; mean CCC +0.500 [+0.500, +0.500], n = 2" in study.findings
         assert all(f"- {finding}\n" in text for finding in study.findings) and len(study.findings) == 6
         assert (study.folder / "plots" / "ablation.png").read_bytes().startswith(b"\x89PNG")
