@@ -172,8 +172,9 @@ def run_ablation(
     if study == "training":
         share = resolved.synthetic.synthetic_fraction
         protocol += (
-            ", rounded up to whole epochs; all arms of a size see the same number of real windows, and synthetic ones, "
-            f"{share:.0%} of all, come on top: an arm with them takes about {1 / (1 - share):.2f} times the steps"
+            ", rounded up to whole epochs; all arms of a size see the same number of real windows, and synthetic "
+            f"ones, {share:.0%} of all, come on top: an arm with them takes about {1 / (1 - share):.2f} times the "
+            "steps"
         )
     found = findings(paired, study)
     write_ablation(folder, runs, table, found, protocol)
