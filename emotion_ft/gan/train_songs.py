@@ -96,15 +96,14 @@ def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset
         SplitError: when there are too few artists.
     """
     artists = {i: artist for i, artist in zip(songs["song_id"], songs["artist"], strict=True) if artist}
-    learnt, reference = split_off(songs["song_id"], artists, seed, fraction, "reference_fraction")
-    halves = split_off(reference, artists, seed, 0.5, "reference_fraction")
-    sizes = [len(half) for half in halves]
-    if not 2 <= min(sizes) <= max(sizes) <= len(learnt):
+    rest, reporting = split_off(songs["song_id"], artists, seed, fraction / 2, "reference_fraction")
+    learnt, selecting = split_off(rest, artists, seed, fraction / (2 - fraction), "reference_fraction")
+    if not 2 <= min(len(selecting), len(reporting)) <= max(len(selecting), len(reporting)) <= len(learnt):
         raise UsageError(
-            f"reference_fraction {fraction:g} leaves {len(learnt)} of {len(songs)} songs to learn from, {sizes[0]} to "
-            f"select a step and {sizes[1]} to measure it: those need two songs or more each, and no more than the GAN "
-            "learns from. Change reference_fraction, or train on more songs."
+            f"reference_fraction {fraction:g} leaves {len(learnt)} of {len(songs)} songs to learn from, "
+            f"{len(selecting)} to select a step and {len(reporting)} to measure it: those need two songs or more each, "
+            "and no more than the GAN learns from. Change reference_fraction, or train on more songs."
         )
     row_of = {song_id: row for row, song_id in enumerate(songs["song_id"])}
-    first, second, third = (songs.select([row_of[song_id] for song_id in side]) for side in (learnt, *halves))
+    first, second, third = (songs.select([row_of[i] for i in side]) for side in (learnt, selecting, reporting))
     return first, second, third

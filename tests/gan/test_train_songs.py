@@ -262,8 +262,9 @@ class TestReference:
         assert all(ours != theirs for ours, theirs in zip(draw(songs, 42), draw(songs, 43), strict=True))
 
     def test_the_share_is_of_the_artists(self, stored_songs):
-        sides = split_reference(stored_songs["train"], 0.25, 42)
-        assert [len(side) for side in sides] == [12, 2, 2]  # every song has its own
+        for share in (0.2, 0.25):
+            sides = split_reference(stored_songs["train"], share, 42)
+            assert [len(side) for side in sides] == [12, 2, 2]  # every song has its own
 
     def test_too_few_songs_are_a_sentence(self, songs):
         with pytest.raises(SplitError, match="reference_fraction"):

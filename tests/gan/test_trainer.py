@@ -19,7 +19,7 @@ from emotion_ft.training.checkpoints import last_checkpoint
 
 @pytest.fixture(scope="module")
 def sides(stored_songs):
-    return split_reference(stored_songs["train"], 0.25, seed=0)
+    return split_reference(stored_songs["train"], 0.2, seed=0)
 
 
 @pytest.fixture(scope="module")
