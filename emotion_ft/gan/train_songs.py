@@ -101,8 +101,8 @@ def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset
     if not 2 <= min(len(selecting), len(reporting)) <= max(len(selecting), len(reporting)) <= len(learnt):
         raise UsageError(
             f"reference_fraction {fraction:g} leaves {len(learnt)} of {len(songs)} songs to learn from, "
-            f"{len(selecting)} to select a step and {len(reporting)} to measure it: those need two songs or more each, "
-            "and no more than the GAN learns from. Change reference_fraction, or train on more songs."
+            f"{len(selecting)} to select a step and {len(reporting)} to measure it: those need two songs or more "
+            "each, and no more than the GAN learns from. Change reference_fraction, or train on more songs."
         )
     row_of = {song_id: row for row, song_id in enumerate(songs["song_id"])}
     first, second, third = (songs.select([row_of[i] for i in side]) for side in (learnt, selecting, reporting))
