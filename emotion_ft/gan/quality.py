@@ -134,7 +134,7 @@ class Seen(NamedTuple):
 
     Args:
         embeddings: (windows, components).
-        by_ast, by_ridge: the emotions (windows, 2) that the judges predict, in [-1, 1] for what they know.
+        by_ast, by_ridge: the emotions (windows, 2) that the judges predict, on the scale of [-1, 1].
     """
 
     embeddings: np.ndarray
@@ -172,15 +172,20 @@ class Judges:
         progress: bool = True,
     ):
         self.model, self.extractor, self.num_windows = model.eval(), extractor, num_windows
-        bar = tqdm(learnt, desc="Measuring real windows", unit="song", disable=not progress)
-        songs = zip(song_windows(learnt, extractor, num_windows), bar, strict=True)
-        statistics = np.stack([[band_statistics(window) for window in windows] for windows, _ in songs])
+        songs = tqdm(
+            song_windows(learnt, extractor, num_windows),
+            total=len(learnt),
+            desc="Measuring real windows",
+            unit="song",
+            disable=not progress,
+        )
+        statistics = np.stack([[band_statistics(window) for window in windows] for windows in songs])
         # On the songs' means: with a song's other windows in, leave-one-out would choose too small a penalty.
         self.ridge = ridge().fit(statistics.mean(1), to_unit(labels_of(learnt)))
-        whiten = PCA(min(COMPONENTS, len(learnt)), whiten=True, svd_solver="full")
-        known = make_pipeline(StandardScaler(), whiten).fit(statistics.reshape(-1, statistics.shape[-1]))
-        self.embedding = known
-        self.known = known.transform(statistics.reshape(-1, statistics.shape[-1])).reshape(*statistics.shape[:2], -1)
+        components = PCA(min(COMPONENTS, len(learnt)), whiten=True, svd_solver="full")
+        self.embedding = make_pipeline(StandardScaler(), components)
+        known = self.embedding.fit_transform(statistics.reshape(-1, statistics.shape[-1]))
+        self.known = known.reshape(len(learnt), num_windows, -1)
 
     @torch.no_grad()
     def __call__(self, groups: Iterable[np.ndarray]) -> Seen:
