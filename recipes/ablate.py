@@ -2,8 +2,9 @@
 
     emotion-ft ablate toy --seeds 3 [--sizes 48 96] [--study losses] [--flag value ...]
 
-All arms of a size and seed see the same training songs and take --steps optimizer steps; a GAN is trained on these
-songs alone. Prints mean ± standard deviation over seeds, and leaves ablation.csv, ablation.md and a plot in --output.
+All arms of a size and seed see the same training songs equally often; a GAN is trained on these songs alone. Prints
+mean ± standard deviation over seeds and paired differences, and leaves ablation.csv, ablation.md and, of the training
+study, a plot in --output.
 Finished runs are kept, so run the same command to continue. All other flags go to every run.
 """
 
@@ -16,10 +17,11 @@ from emotion_ft.errors import SAME_COMMAND
 def make_parser() -> argparse.ArgumentParser:
     parser = recipe_parser(__doc__)
     parser.add_argument("config", help="YAML file, or the bare name of a shipped configuration")
-    parser.add_argument("--study", choices=["training", "losses"], default="training", help="default: training")
+    studies = ["training", "losses", "emotion_term"]
+    parser.add_argument("--study", choices=studies, default="training", help="default: training")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of weights, crops and subsets (default: 3)")
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of training songs (default: 1/4, 1/2, all)")
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of fine-tuning (default: 400)")
+    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning, without a GAN (default: 400)")
     parser.add_argument("--output", default="runs/ablation", help="default: runs/ablation")
     parser.add_argument("--jobs", type=int, default=1, help="sizes and seeds trained at the same time (default: 1)")
     return parser
@@ -43,7 +45,9 @@ def main(arguments: list[str]) -> None:
     study = run_ablation(
         given.config, flags, given.study, given.seeds, given.sizes, given.steps, given.output, given.jobs
     )
-    print(f"\n{study.protocol}\n\n{study.table.to_string()}\n\nTable, runs and plots: {study.folder}")
+    print(f"\n{study.protocol}\n\n{study.table.to_string()}\n")
+    print(*study.findings, sep="\n")
+    print(f"\nTable, runs and plots: {study.folder}")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,13 @@ def main(arguments: list[str]) -> None:
     set_up_logging(config.training.process_index)
 
     from emotion_ft.gan.run import run_gan
-    from emotion_ft.reports.gan import LEGEND, speed_line
+    from emotion_ft.reports.gan import LEGEND, distance_line, speed_line
 
     if (gan := run_gan(config)) is None:
         return
     print(f"\n{gan.results['protocol']}\n\n{gan.table.to_string(float_format='{:.3f}'.format, na_rep='')}")
-    print(f"\n{LEGEND.format(run=gan.run)}\n\n{speed_line(gan.results, config.training.precision)}")
+    print(f"\n{LEGEND.format(run=gan.run)}\n\n{distance_line(gan.results)}")
+    print(speed_line(gan.results, config.training.precision))
     print(f"\nGenerator, numbers and samples: {gan.folder}")
     if gan.address:
         print(f"Pushed to {gan.address}")

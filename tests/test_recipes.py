@@ -445,14 +445,19 @@ class TestTrainGan:
         assert list((folder / "runs").rglob("events.out.tfevents*"))
         assert (folder / "splits" / "train.txt").read_text() == (finished[0] / "splits" / "train.txt").read_text()
 
-    def test_moves_the_frechet_distance_down_and_says_so(self, trained_gan):
+    def test_says_how_far_its_windows_are_from_real_ones(self, trained_gan):
         folder, out, err = trained_gan
         results = json.loads((folder / "all_results.json").read_text())
-        assert results["frechet_share"] < 0.8
         assert results["windows_per_second"] > 0 and results["steps_per_second"] > 0
         row = re.search(rf"^step {results['step']}, kept +([\d.]+) +([\d.]+)", out, re.M)
         assert float(row[1]) == pytest.approx(results["frechet"], abs=5e-4)
-        assert re.search(r"^real +[\d.]+", out, re.M) and re.search(r"^untrained +[\d.]+ +1\.000", out, re.M)
+        real, untrained = (re.search(rf"^{name} +([\d.]+)", out, re.M)[1] for name in ("real", "untrained"))
+        assert float(real) == pytest.approx(results["real_frechet"], abs=5e-4)
+        assert results["frechet_share"] == pytest.approx(results["frechet"] / float(untrained), rel=1e-3)
+        assert results["frechet_share"] != 1 and re.search(r"^untrained +[\d.]+ +1\.000", out, re.M)
+        assert f"larger than {results['frechet_percentile']:.0f} % of those between two sets of" in out
+        songs = [results[f"{side}_songs"] for side in ("train", "selecting", "reporting")]
+        assert sum(songs) == len((folder / "splits" / "train.txt").read_text().split()) and min(songs) >= 2
         assert "split" in results["protocol"] or "id lists" in results["protocol"]
         assert re.search(r"D=-?[\d.]+, G=-?[\d.]+, emotion=[\d.]+, lr D=[\d.e+-]+, lr G=[\d.e+-]+", err)
 

@@ -301,8 +301,10 @@ class GanConfig:
     gan_batch_size: int = _option(32, "Windows per device and step before accumulation.")
     gan_channels: int = _option(16, "Feature maps at the finest scale.")
     latent_size: int = _option(64, "Size of the random vector that tells windows with the same emotion apart.")
-    adversarial_loss: Literal["hinge", "bce"] = _option("hinge", "Adversarial loss.")
-    label_smoothing: float = _option(0.1, "One-sided smoothing of bce: the target of real windows is 1 minus this.")
+    adversarial_loss: Literal["bce", "hinge"] = _option("bce", "Adversarial loss.")
+    label_smoothing: float | None = _option(
+        None, "One-sided smoothing of bce (default: 0.1): the target of real windows is 1 minus this."
+    )
     emotion_weight: float = _option(10.0, "Weight of a frozen regressor's squared error on generated windows.")
     regressor_steps: int = _option(1000, "Optimizer steps of that regressor, on real training windows.")
     generator_learning_rate: float = _option(1e-3, "Peak learning rate of the generator.")
@@ -321,7 +323,16 @@ class GanConfig:
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ConfigError(f"{name} must be at least {bound}, but is {getattr(self, name)}.")
-        for name in ("label_smoothing", "gan_beta1", "gan_beta2", "gan_warmup", "ema_decay"):
+        if self.adversarial_loss == "bce" and self.label_smoothing is None:
+            self.label_smoothing = 0.1
+        if self.adversarial_loss == "hinge" and self.label_smoothing is not None:
+            raise ConfigError(
+                f"label_smoothing={self.label_smoothing:g} has no effect: the hinge loss has no labels to smooth. "
+                "Leave it out of flags and file, or choose adversarial_loss bce."
+            )
+        if not 0 <= (self.label_smoothing or 0) < 1:
+            raise ConfigError(f"label_smoothing must lie in [0, 1), but is {self.label_smoothing:g}.")
+        for name in ("gan_beta1", "gan_beta2", "gan_warmup", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie in [0, 1), but is {getattr(self, name):g}.")
         if not 0 < self.reference_fraction <= 0.5:

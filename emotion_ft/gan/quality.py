@@ -1,20 +1,24 @@
 """How good synthetic windows are: whether they look real, have the requested emotion, and differ from each other.
 
 Everything is measured on reference songs, a part of the training songs that neither the GAN nor its regressor learns
-from, in the embedding space of a fine-tuned AST that has never seen a synthetic window. The AST itself was trained on
-these songs, so its CCC on real windows is higher than on unknown songs, and harder for the generator to reach; the
-ridge's is not.
+from. Distances are taken between mel statistics, which know nothing of emotion: in the embedding of a model that was
+trained on emotion alone, whatever has the right emotion looks real. The fine-tuned AST, one of the two judges of
+emotion, was itself trained on the reference songs, so its CCC on real windows is higher than on unknown songs, and
+harder for the generator to reach; the ridge's is not.
 """
 
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
+from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import PolynomialFeatures
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from tqdm.auto import tqdm
 
 from ..data.augment import EvaluationTransform
@@ -28,6 +32,8 @@ from ..scoring.metrics import DIMENSIONS, concordance_correlation
 logger = logging.getLogger(__name__)
 
 FEW_SONGS = 12  # below which the measures are rough
+COMPONENTS = 16  # of the embedding; on rendered songs they hold four fifths of the variance of the mel statistics
+DRAWS = 200  # of two disjoint sets of real songs
 Quality = dict[str, float]
 
 
@@ -50,6 +56,15 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     roots = np.sqrt(np.clip(np.linalg.eigvalsh(root @ cov_y @ root), 0, None))
     distance = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov_x) + np.trace(cov_y) - 2 * roots.sum()
     return float(max(distance, 0.0))
+
+
+def effective_dimension(x: np.ndarray) -> float:
+    """Along how many directions a set (examples, features) varies: the participation ratio of its covariance.
+
+    (sum of the eigenvalues)² / sum of their squares; d where d directions have the same variance and the others none.
+    """
+    covariance = np.atleast_2d(np.cov(np.asarray(x, np.float64).T))
+    return float(np.trace(covariance) ** 2 / np.square(covariance).sum())
 
 
 def spread(x: np.ndarray) -> float:
@@ -98,10 +113,11 @@ def shortfall(generated: Quality, real: Quality, untrained: Quality) -> float:
     """What model selection minimises; 0 is perfect.
 
     The Fréchet distance as a share of an untrained generator's, plus how far fidelity falls short of the CCC on real
-    windows (mean of both dimensions), plus how far diversity falls short of the real spread (mean of across and
-    within).
+    windows (mean of both dimensions and both judges), plus how far diversity falls short of the real spread (mean of
+    across and within).
     """
-    unfaithful = [max(0.0, real[f"{d}_ccc"] - generated[f"{d}_ccc"]) for d in DIMENSIONS]
+    names = [f"{dimension}_ccc{judge}" for dimension in DIMENSIONS for judge in ("", "_ridge")]
+    unfaithful = [max(0.0, real[name] - generated[name]) for name in names]
     alike = [max(0.0, 1 - generated[f"diversity_{kind}"]) for kind in ("across", "within")]
     return generated["frechet"] / untrained["frechet"] + float(np.mean(unfaithful)) + float(np.mean(alike))
 
@@ -113,25 +129,38 @@ def song_windows(songs: Dataset, extractor: FrontEnd, count: int) -> Iterator[np
         yield extractor.windows(decode(row["log_mel"]), count)
 
 
-class QualityMeter:
-    """Compares a generator's windows with real ones.
+class Seen(NamedTuple):
+    """What `Judges` make of windows.
 
-    Two judges predict the emotion: the fine-tuned AST, whose embeddings also give the distances, and a ridge
-    regression on mel statistics, which takes no part in model selection. Neither is trained on synthetic windows, nor
-    is the generator trained with them.
+    Args:
+        embeddings: (windows, components).
+        by_ast, by_ridge: the emotions (windows, 2) that the judges predict, on the scale of [-1, 1].
+    """
+
+    embeddings: np.ndarray
+    by_ast: np.ndarray
+    by_ridge: np.ndarray
+
+    def fidelity(self, requested: np.ndarray) -> Quality:
+        """The CCC of both judges with the requested emotions (windows, 2)."""
+        return {**fidelity(self.by_ast, requested), **fidelity(self.by_ridge, requested, "_ridge")}
+
+
+class Judges:
+    """Two judges of emotion, and an embedding that knows nothing of it.
+
+    The judges are the fine-tuned AST and a ridge regression on mel statistics. The embedding is the leading principal
+    components of the same statistics, whitened. Nothing here is fitted to synthetic windows, nor is the generator
+    trained with any of it.
 
     Args:
         model: fine-tuned, on any device.
         extractor: its front end.
-        learnt: stored songs that the GAN learns from.
-        reference: stored songs that it does not.
+        learnt: stored songs that the GAN learns from; ridge and embedding are fitted to them.
         num_windows: windows per song, two or more.
-        seed: of the latents.
 
     Attributes:
-        real: the same measures of real windows: the Fréchet distance between the reference songs and as many learnt
-            ones, whose emotions differ as two draws do, which is the least that can be reached; the judges' CCC on
-            reference windows; and 1 for what is relative to real windows.
+        known: (songs, num_windows, components), the embeddings of the learnt songs' windows.
     """
 
     def __init__(
@@ -139,74 +168,117 @@ class QualityMeter:
         model: ASTForEmotionRegression,
         extractor: FrontEnd,
         learnt: Dataset,
-        reference: Dataset,
         num_windows: int,
-        seed: int,
         progress: bool = True,
     ):
-        if min(len(learnt), len(reference)) < 2:
-            raise ValueError(f"measures need two songs on each side, got {len(learnt)} and {len(reference)}")
+        self.model, self.extractor, self.num_windows = model.eval(), extractor, num_windows
+        songs = tqdm(
+            song_windows(learnt, extractor, num_windows),
+            total=len(learnt),
+            desc="Measuring real windows",
+            unit="song",
+            disable=not progress,
+        )
+        statistics = np.stack([[band_statistics(window) for window in windows] for windows in songs])
+        # On the songs' means: with a song's other windows in, leave-one-out would choose too small a penalty.
+        self.ridge = ridge().fit(statistics.mean(1), to_unit(labels_of(learnt)))
+        components = PCA(min(COMPONENTS, len(learnt)), whiten=True, svd_solver="full")
+        self.embedding = make_pipeline(StandardScaler(), components)
+        known = self.embedding.fit_transform(statistics.reshape(-1, statistics.shape[-1]))
+        self.known = known.reshape(len(learnt), num_windows, -1)
+
+    @torch.no_grad()
+    def __call__(self, groups: Iterable[np.ndarray]) -> Seen:
+        """Look at groups of windows, (count, frames, mels) each."""
+        by_ast, statistics = [], []
+        for windows in groups:
+            values = torch.as_tensor(windows, dtype=self.model.dtype, device=self.model.device)
+            by_ast.append(self.model(values).logits.double().cpu().numpy())
+            statistics += [band_statistics(window) for window in windows]
+        stacked = np.stack(statistics)
+        return Seen(self.embedding.transform(stacked), np.concatenate(by_ast), self.ridge.predict(stacked))
+
+
+class QualityMeter:
+    """Compares a generator's windows with real ones.
+
+    Args:
+        judges: fitted to the songs that the GAN learns from.
+        reference: stored songs that it does not learn from; two or more, and no more than it learns from.
+        seed: of the latents, and of the draws of real songs.
+
+    Attributes:
+        real: the same measures of real windows: the mean, `frechet`, and standard deviation, `frechet_std`, of the
+            Fréchet distances `between_real`; the judges' CCC on reference windows; and 1 for what is relative to real
+            windows.
+        between_real: the Fréchet distances between the windows of two disjoint sets of real songs, each as large as
+            the reference, in `DRAWS` random draws. Their emotions differ as two draws do; generated windows have those
+            of the reference songs.
+        effective_dimension: of the reference windows' embeddings.
+    """
+
+    def __init__(self, judges: Judges, reference: Dataset, seed: int):
+        if not 2 <= len(reference) <= len(judges.known):
+            raise ValueError(f"expected 2 to {len(judges.known)} reference songs, got {len(reference)}")
         if len(reference) < FEW_SONGS:
             logger.warning("Only %d reference songs: the measures will be rough.", len(reference))
-        self.model = model.eval()
-        self.num_windows = num_windows
-        self.seed = seed
-        labels, learnt_labels = (to_unit(labels_of(songs)) for songs in (reference, learnt))
-        self.emotion = labels.repeat(num_windows, axis=0)  # (windows, 2) in [-1, 1]
-        total = len(learnt) + len(reference)
-        with tqdm(total=total, desc="Measuring real windows", unit="song", disable=not progress) as bar:
-            known, _, known_statistics = self._predict(song_windows(learnt, extractor, num_windows), bar)
-            embeddings, predicted, statistics = self._predict(song_windows(reference, extractor, num_windows), bar)
-        # On the songs' means: with a song's other windows in, leave-one-out would choose too small a penalty.
-        self.ridge = ridge().fit(known_statistics.reshape(len(learnt), num_windows, -1).mean(1), learnt_labels)
-        self.embeddings, self.known = embeddings, known
-        self.unexplained = spread_unexplained(embeddings, labels, num_windows)
-        some = np.random.default_rng(seed).permutation(len(learnt))[: len(reference)]
-        others = known.reshape(len(learnt), num_windows, -1)[some].reshape(-1, known.shape[1])
-        labels = self.emotion
+        self.judges, self.seed = judges, seed
+        labels, group = to_unit(labels_of(reference)), judges.num_windows
+        self.emotion = labels.repeat(group, axis=0)  # (windows, 2) in [-1, 1]
+        seen = judges(song_windows(reference, judges.extractor, group))
+        self.embeddings, self.known = seen.embeddings, judges.known.reshape(-1, judges.known.shape[-1])
+        self.unexplained = spread_unexplained(self.embeddings, labels, group)
+        self.effective_dimension = effective_dimension(self.embeddings)
+        self.between_real = self._between_real()
         self.real = {
-            "frechet": frechet_distance(others, embeddings),
-            **fidelity(predicted, labels),
-            **fidelity(self.ridge.predict(statistics), labels, "_ridge"),
+            "frechet": float(self.between_real.mean()),
+            "frechet_std": float(self.between_real.std(ddof=1)),
+            **seen.fidelity(self.emotion),
             "diversity_across": 1.0,
             "diversity_within": 1.0,
             "nearest": 1.0,
         }
 
-    @torch.no_grad()
-    def _predict(
-        self, groups: Iterable[np.ndarray], bar: tqdm | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Groups of windows -> embeddings (windows, hidden), emotions (windows, 2), mel statistics (windows, ...)."""
-        embeddings, predicted, statistics = [], [], []
-        for windows in groups:
-            values = torch.as_tensor(windows, dtype=self.model.dtype, device=self.model.device)
-            pooled = self.model.backbone(values).pooler_output
-            embeddings.append(pooled.double().cpu().numpy())
-            predicted.append(self.model.head(pooled).double().cpu().numpy())
-            statistics += [band_statistics(window) for window in windows]
-            if bar is not None:
-                bar.update()
-        return np.concatenate(embeddings), np.concatenate(predicted), np.stack(statistics)
+    def _between_real(self) -> np.ndarray:
+        """(DRAWS,) Fréchet distances between sets of songs, learnt and reference ones alike."""
+        own = self.embeddings.reshape(-1, *self.judges.known.shape[1:])
+        songs, size = np.concatenate([self.judges.known, own]), len(own)
+        rng = np.random.default_rng(self.seed)
+        distances = []
+        for _ in range(DRAWS):
+            x, y = np.split(songs[rng.permutation(len(songs))[: 2 * size]], 2)
+            distances.append(frechet_distance(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])))
+        return np.array(distances)
 
-    def measure(self, generator: MelGenerator) -> Quality:
+    def measure(self, generator: MelGenerator, untrained: Quality | None = None) -> Quality:
         """Measure the windows that `generator` makes for the emotions of the reference songs.
 
+        Args:
+            untrained: what `measure` returned for the generator before training; None: `generator` is that one.
+
         Returns:
-            `frechet` to the reference windows; `valence_ccc`, `arousal_ccc` of the AST, `valence_ccc_ridge`,
-            `arousal_ccc_ridge` of the ridge; `diversity_across` all emotions and `diversity_within` one, as shares of
-            the real spread; `nearest`, the distance to the nearest learnt window, as a share of that of real
-            windows: near 0 for copies.
+            `frechet` to the reference windows, `frechet_percentile`, the share of `between_real` that is smaller, in
+            percent, and `frechet_share` of the untrained generator's; `valence_ccc`, `arousal_ccc` of the AST,
+            `valence_ccc_ridge`, `arousal_ccc_ridge` of the ridge; `diversity_across` all emotions and
+            `diversity_within` one, as shares of the real spread; `nearest`, the distance to the nearest learnt window,
+            as a share of that of real windows: near 0 for copies; and the `shortfall`.
         """
-        windows = generator.generate(self.emotion, seed=self.seed).cpu().numpy()
-        embeddings, predicted, statistics = self._predict(np.split(windows, len(windows) // self.num_windows))
+        windows = generator.generate(self.emotion, seed=self.seed).float().cpu().numpy()
+        seen = self.judges(np.split(windows, len(windows) // self.judges.num_windows))
+        frechet = frechet_distance(seen.embeddings, self.embeddings)
+        quality = {
+            "frechet": frechet,
+            "frechet_percentile": 100 * float(np.mean(self.between_real < frechet)),
+            **seen.fidelity(self.emotion),
+            "diversity_across": spread(seen.embeddings) / spread(self.embeddings),
+            "diversity_within": spread_within(seen.embeddings, self.judges.num_windows) / self.unexplained,
+            "nearest": nearest_distance(seen.embeddings, self.known) / nearest_distance(self.embeddings, self.known),
+        }
+        untrained = untrained or quality
         return {
-            "frechet": frechet_distance(embeddings, self.embeddings),
-            **fidelity(predicted, self.emotion),
-            **fidelity(self.ridge.predict(statistics), self.emotion, "_ridge"),
-            "diversity_across": spread(embeddings) / spread(self.embeddings),
-            "diversity_within": spread_within(embeddings, self.num_windows) / self.unexplained,
-            "nearest": nearest_distance(embeddings, self.known) / nearest_distance(self.embeddings, self.known),
+            **quality,
+            "frechet_share": frechet / untrained["frechet"],
+            "shortfall": shortfall(quality, self.real, untrained),
         }
 
 

@@ -86,9 +86,24 @@ def refuse_changes(config: Config, run: str | Path, checkpoint: str | Path) -> N
         )
 
 
-def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """(learnt, reference): the songs to learn from, and a share, by other artists, that only measures."""
+def split_reference(songs: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset, Dataset]:
+    """(learnt, selecting, reporting): the songs to learn from, and a share, by other artists, that only measures.
+
+    One half of that share selects the step that is kept; the other, by other artists again, measures what was kept.
+
+    Raises:
+        UsageError: when a half has fewer than two songs, or more than there are to learn from.
+        SplitError: when there are too few artists.
+    """
     artists = {i: artist for i, artist in zip(songs["song_id"], songs["artist"], strict=True) if artist}
-    learnt, reference = split_off(songs["song_id"], artists, seed, fraction, "reference_fraction")
+    rest, reporting = split_off(songs["song_id"], artists, seed, fraction / 2, "reference_fraction")
+    learnt, selecting = split_off(rest, artists, seed, fraction / (2 - fraction), "reference_fraction")
+    if not 2 <= min(len(selecting), len(reporting)) <= max(len(selecting), len(reporting)) <= len(learnt):
+        raise UsageError(
+            f"reference_fraction {fraction:g} leaves {len(learnt)} of {len(songs)} songs to learn from, "
+            f"{len(selecting)} to select a step and {len(reporting)} to measure it: those need two songs or more "
+            "each, and no more than the GAN learns from. Change reference_fraction, or train on more songs."
+        )
     row_of = {song_id: row for row, song_id in enumerate(songs["song_id"])}
-    return tuple(songs.select([row_of[song_id] for song_id in side]) for side in (learnt, reference))
+    first, second, third = (songs.select([row_of[i] for i in side]) for side in (learnt, selecting, reporting))
+    return first, second, third

@@ -39,7 +39,7 @@ from ..reports import gan
 from ..training import signals
 from ..training.checkpoints import checkpoints, last_checkpoint
 from . import losses
-from .quality import Quality, QualityMeter, shortfall, song_windows
+from .quality import Quality, QualityMeter, song_windows
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class MelGanTrainer:
         self.average = AveragedModel(self.bare_generator, multi_avg_fn=get_ema_multi_avg_fn(self.gan.ema_decay))
         self.average.eval()
         self.discriminator_criterion, self.generator_criterion = losses.adversarial(
-            self.gan.adversarial_loss, self.gan.label_smoothing
+            self.gan.adversarial_loss, self.gan.label_smoothing or 0.0
         )
         self.step = 0
         self.seconds = 0.0  # spent on updates since this process began, without measures
@@ -144,6 +144,10 @@ class MelGanTrainer:
         for network in networks:
             network.set_bands(self.regressor.band_mean.cpu(), self.regressor.band_std.cpu())
         return networks
+
+    def untrained_generator(self) -> MelGenerator:
+        """The generator as it was before the first step."""
+        return self._make_networks()[0].to(self.accelerator.device).eval()
 
     def _make_loader(self) -> DataLoader:
         """Batches of one random window per song; `sampler` and `transform` follow the epoch."""
@@ -383,14 +387,8 @@ class MelGanTrainer:
         """Measure the averaged generator; save it if it is the best so far."""
         measured: list[Quality | None] = [None]
         if self.accelerator.is_main_process and self.meter:
-            quality = self.meter.measure(self.averaged_generator)
-            untrained = self.history[0] if self.history else quality
-            measured[0] = quality | {
-                "step": self.step,
-                "frechet_share": quality["frechet"] / untrained["frechet"],
-                "shortfall": shortfall(quality, self.meter.real, untrained),
-                "discriminator_accuracy": self.accuracy,
-            }
+            quality = self.meter.measure(self.averaged_generator, self.history[0] if self.history else None)
+            measured[0] = quality | {"step": self.step, "discriminator_accuracy": self.accuracy}
         self.history += broadcast_object_list(measured)
         self.accelerator.log({f"quality/{name}": value for name, value in self.history[-1].items()}, step=self.step)
         if not self.accelerator.is_main_process:

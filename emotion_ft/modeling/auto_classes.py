@@ -10,7 +10,8 @@ from .modeling_mel_gan import MelDiscriminator, MelGanConfig, MelGenerator, MelR
 AutoConfig.register(ASTEmotionConfig.model_type, ASTEmotionConfig)
 AutoConfig.register(MelGanConfig.model_type, MelGanConfig)
 AutoModel.register(ASTEmotionConfig, ASTForEmotionRegression)
-AutoModel.register(MelGanConfig, MelGenerator)
+# Of several, AutoModel takes the one that the configuration's `architectures` name.
+AutoModel.register(MelGanConfig, (MelGenerator, MelDiscriminator, MelRegressor))
 AutoModelForAudioClassification.register(ASTEmotionConfig, ASTForEmotionRegression)
 AutoFeatureExtractor.register(ASTEmotionConfig, ASTEmotionFeatureExtractor)
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class MelGanConfig(PreTrainedConfig):
     max_channels: int = 256
     num_scales: int = 4
     condition_size: int = 128
+    architectures: list[str] | None = field(default_factory=lambda: ["MelGenerator"])  # what AutoModel makes of it
 
     def width(self, scale: int) -> int:
         """Feature maps where frames and bands are halved `scale` times."""
@@ -74,6 +76,9 @@ class _MelGanModel(PreTrainedModel):
         )
         model, loading = loaded
         absent = sorted(set(loading["missing_keys"]) - {"band_mean", "band_std"})
+        saved_as, *_ = model.config.architectures or [cls.__name__]
+        if absent and saved_as != cls.__name__:
+            raise ValueError(f"expected a {cls.__name__}, got a {saved_as}: load it with {saved_as} or AutoModel.")
         if absent:
             raise ValueError(f"not a complete {cls.__name__}: {len(absent)} tensors are missing, first {absent[0]}.")
         return (model, loading) if output_loading_info else model
@@ -97,7 +102,7 @@ class _MelGanModel(PreTrainedModel):
                 f"{tuple(windows.shape)}; make them with the feature extractor that the GAN was trained with."
             )
         bands = (windows - self.band_mean) / self.band_std
-        return bands.unsqueeze(1)  # (batch, 1, frames, mels)
+        return bands.unsqueeze(1).to(self.dtype)  # (batch, 1, frames, mels)
 
 
 def check_emotion(emotion: torch.Tensor) -> None:
@@ -168,9 +173,9 @@ class MelGenerator(_MelGanModel):
             emotion: (batch, 2), valence and arousal in [-1, 1].
 
         Returns:
-            (batch, frames, mels), zero mean and unit variance over each window.
+            (batch, frames, mels) in float32 whatever the weights' type, zero mean and unit variance over each window.
         """
-        joint = torch.cat([latent, emotion], dim=1)
+        joint = torch.cat([latent, emotion], dim=1).to(self.dtype)
         condition = self.condition(joint)
         hidden = self.seed(joint).unflatten(1, (-1, *self.grid)).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
@@ -303,7 +308,7 @@ class MelDiscriminator(_MelGanModel):
             (batch,) logits, higher for real windows with their own emotion.
         """
         features = self.encoder(self._per_band(input_values))
-        return self.realism(features).squeeze(1) + (self.match(emotion) * features).sum(1)
+        return self.realism(features).squeeze(1) + (self.match(emotion.to(self.dtype)) * features).sum(1)
 
 
 class MelRegressor(_MelGanModel):

@@ -12,11 +12,14 @@ from ..scoring.metrics import DIMENSIONS
 from .training_plots import save_figure
 
 LEGEND = """\
-FD: Fréchet distance to the reference windows in the embedding of {run}; 'real': that of as many training songs; FD
-share: of the untrained generator's. CCC: between the requested emotion and the prediction of that model, which was
-itself trained on the reference songs, or of a ridge regression on mel statistics, which was not. across, within:
-diversity over all emotions and within one; nearest: distance to the nearest training window; shares of real ones."""
-COLUMNS = {"frechet": "FD", "frechet_share": "FD share", "valence_ccc": "V CCC", "arousal_ccc": "A CCC"}
+FD: Fréchet distance to the reference windows between whitened mel statistics, which know nothing of emotion; FD share:
+of the untrained generator's. In the row 'real', FD and FD std: mean and standard deviation of the distance between two
+disjoint sets of as many real songs; percentile: how many percent of those are smaller. CCC: between the requested
+emotion and the prediction of {run}, which was itself trained on the reference songs, or of a ridge regression on mel
+statistics, which was not. across, within: diversity over all emotions and within one; nearest: distance to the nearest
+training window; shares of real ones."""
+COLUMNS = {"frechet": "FD", "frechet_share": "FD share", "frechet_std": "FD std", "frechet_percentile": "percentile"}
+COLUMNS |= {"valence_ccc": "V CCC", "arousal_ccc": "A CCC"}
 COLUMNS |= {"valence_ccc_ridge": "V CCC ridge", "arousal_ccc_ridge": "A CCC ridge"}
 COLUMNS |= {"diversity_across": "across", "diversity_within": "within", "nearest": "nearest"}
 
@@ -30,6 +33,15 @@ def quality_table(rows: dict[str, dict[str, float]]) -> pd.DataFrame:
 def write_quality(folder: str | Path, table: pd.DataFrame) -> Path:
     """Write `quality.csv`, the table of `quality_table`."""
     return run_folder.write_table(folder, run_folder.QUALITY, table.reset_index())
+
+
+def distance_line(results: dict[str, float]) -> str:
+    """The Fréchet distance of the generator that was kept beside that of real windows, on one line."""
+    return (
+        f"Fréchet distance {results['frechet']:.3g}, larger than {results['frechet_percentile']:.0f} % of those "
+        f"between two sets of {results['reporting_songs']} real songs ({results['real_frechet']:.3g} ± "
+        f"{results['real_frechet_std']:.2g}), in {results['effective_dimension']:.1f} effective dimensions"
+    )
 
 
 def speed_line(results: dict[str, float | None], precision: str) -> str:
@@ -47,7 +59,11 @@ def plot_quality(folder: str | Path, history: list[dict[str, float]], real: dict
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     panels = {
         "Fréchet distance": {"frechet": "generated"},
-        "fidelity, CCC of the AST": {f"{dimension}_ccc": dimension for dimension in DIMENSIONS},
+        "fidelity, CCC": {
+            f"{dimension}_ccc{suffix}": f"{dimension}, {judge}"
+            for judge, suffix in (("AST", ""), ("ridge", "_ridge"))
+            for dimension in DIMENSIONS
+        },
         "diversity, share of real": {"diversity_across": "across", "diversity_within": "within", "nearest": "nearest"},
         "discriminator's accuracy": {"discriminator_accuracy": "smoothed"},
     }

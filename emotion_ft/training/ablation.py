@@ -1,22 +1,25 @@
 """Ablations: the same training with and without one of its parts, on the same test songs, over several seeds.
 
 A study is a list of arms. Every arm is trained once per train-set size and seed; all arms of a size and seed use the
-same training songs and the same number of optimizer steps.
+same training songs, and see as many windows of them. Synthetic windows come on top, and cost additional steps.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from datasets import DatasetDict
+from scipy import stats
 from tqdm.auto import tqdm
 
 from .. import run_folder
@@ -25,7 +28,7 @@ from ..config.settings import Config
 from ..data.splits import write_split
 from ..errors import UsageError
 from ..reports import gan
-from ..reports.ablation import plot_ablation, write_ablation
+from ..reports.ablation import Difference, plot_ablation, write_ablation
 from ..shipped import configuration, shipped
 from .checkpoints import last_checkpoint
 from .inputs import load_collection
@@ -61,29 +64,58 @@ STUDIES = {
     ),
     "losses": (
         Arm("plain", "finetune", (), shown=False),
-        _gan("hinge", "--adversarial_loss", "hinge"),
         _gan("bce", "--adversarial_loss", "bce"),
-        _gan("hinge, no emotion term", "--adversarial_loss", "hinge", "--emotion_weight", "0"),
-        _gan("bce, no emotion term", "--adversarial_loss", "bce", "--emotion_weight", "0"),
+        _gan("hinge", "--adversarial_loss", "hinge"),
+    ),
+    "emotion_term": (
+        Arm("plain", "finetune", (), shown=False),
+        _gan("with emotion term"),
+        _gan("without", "--emotion_weight", "0"),
     ),
 }
+_SCORES = {f"test_{d}_{m}": f"{d[0].upper()} {m.upper()}" for m in ("r2", "ccc") for d in ("valence", "arousal")}
+_QUALITY = {**{name: title for name, title in gan.COLUMNS.items() if name != "frechet_std"}, "shortfall": "shortfall"}
 COLUMNS = {
-    "training": {f"test_{d}_{m}": f"{d[0].upper()} {m.upper()}" for m in ("r2", "ccc") for d in ("valence", "arousal")}
-    | {"test_mean_ccc": "mean CCC"},
-    "losses": {**gan.COLUMNS, "shortfall": "shortfall"},
+    "training": {**_SCORES, "test_mean_ccc": "mean CCC"},
+    "losses": _QUALITY,
+    "emotion_term": _QUALITY,
 }
-PAIRED = {"training": "test_mean_ccc", "losses": "shortfall"}
+
+
+class Paired(NamedTuple):
+    """The score in which the arms of a study are compared with its first one; `better` is its good direction, ±1."""
+
+    column: str
+    better: int
+
+
+PAIRED = {"training": Paired("test_mean_ccc", 1)}
+PAIRED |= dict.fromkeys(("losses", "emotion_term"), Paired("shortfall", -1))
+LEVEL = 0.95
+PACE = (
+    *("--max_steps", "-1", "--early_stopping_patience", "0", "--eval_strategy", "steps", "--save_strategy", "steps"),
+    *("--eval_steps", "0.1", "--save_steps", "0.1", "--logging_steps", "0.1"),  # shares of all steps
+)
 SET_BY_STUDY: tuple[str, ...] = ("seed", "split", "output_dir", "gan_output_dir", "finetuned", "gan", "max_steps")
 SET_BY_STUDY += ("num_train_epochs", "eval_steps", "save_steps", "eval_strategy", "save_strategy")
 SET_BY_STUDY += ("early_stopping_patience",)
 
 
 class Study(NamedTuple):
-    """The results of an ablation: its folder, one row per finished run, the table, and the protocol of both."""
+    """The results of an ablation.
+
+    Args:
+        folder: of its runs.
+        runs: one row per finished run.
+        table: one row per size and arm.
+        findings: one sentence per size and arm but the first, no stronger than its interval allows.
+        protocol: of all of them.
+    """
 
     folder: Path
     runs: pd.DataFrame
     table: pd.DataFrame
+    findings: list[str]
     protocol: str
 
 
@@ -107,7 +139,7 @@ def run_ablation(
         study: a name in `STUDIES`.
         seeds: number of seeds, for weights, crops and subsets.
         sizes: numbers of training songs; None: all, and for "training" also a quarter and a half.
-        steps: optimizer steps of fine-tuning.
+        steps: optimizer steps of fine-tuning without synthetic windows, rounded up to whole epochs.
         output: the study's folder is created in here, under its name.
         jobs: sizes and seeds trained at the same time.
 
@@ -120,21 +152,35 @@ def run_ablation(
     default = [whole // 4, whole // 2, whole] if study == "training" else [whole]
     sizes = sorted(set(sizes or default))
     check(resolved, flags, sizes, whole)
+    for arm in STUDIES[study]:
+        parse_config([config, *flags, *arm.flags])
     settings = {"flags": list(flags), "steps": steps, "songs": songs["train"].info.description}
     settle(folder, settings, configuration(config))
     write_subsets(songs, folder, sizes, range(seeds))
-    cells = plan(study, config, folder, shipped("recipes"), sizes, range(seeds), list(flags), steps)
+    batch = resolved.training.per_device_train_batch_size * resolved.training.gradient_accumulation_steps
+    epochs = {size: math.ceil(steps * batch / size) for size in sizes}
+    cells = plan(study, config, folder, shipped("recipes"), epochs, range(seeds), list(flags))
     carry_out(cells, jobs)
     runs = collect(cells, study)
-    table = summary(runs, study)
+    paired = paired_differences(runs, study)
+    table = summary(runs, paired, study)
     protocol = (
         f"{songs['test'].info.description}; the same {len(songs['test'])} test songs throughout; "
-        f"{seeds} seeds, mean ± standard deviation; {steps} steps of fine-tuning"
+        f"{seeds} seeds, mean ± standard deviation; differences paired by seed, with t intervals at {LEVEL:.0%} over "
+        f"seeds, for these test songs and not corrected for their number; {steps} steps of fine-tuning"
     )
-    write_ablation(folder, runs, table, protocol)
     if study == "training":
-        plot_ablation(folder, runs, protocol)
-    return Study(folder, runs, table, protocol)
+        share = resolved.synthetic.synthetic_fraction
+        protocol += (
+            ", rounded up to whole epochs; all arms of a size see the same number of real windows, and synthetic "
+            f"ones, {share:.0%} of all, come on top: an arm with them takes about {1 / (1 - share):.2f} times the "
+            "steps"
+        )
+    found = findings(paired, study)
+    write_ablation(folder, runs, table, found, protocol)
+    if study == "training":
+        plot_ablation(folder, runs, paired, protocol)
+    return Study(folder, runs, table, found, protocol)
 
 
 class Run(NamedTuple):
@@ -200,20 +246,22 @@ def write_subsets(songs: DatasetDict, folder: Path, sizes: list[int], seeds: ran
 
 
 def plan(
-    study: str, config: str, folder: Path, recipes: Path, sizes: list[int], seeds: range, flags: list[str], steps: int
+    study: str, config: str, folder: Path, recipes: Path, epochs: dict[int, int], seeds: range, flags: list[str]
 ) -> list[list[Run]]:
-    """The runs of a study: one list per size and seed, each run after those that it depends on."""
-    tenth = max(steps // 10, 1)
-    pace = f"--max_steps {steps} --eval_strategy steps --save_strategy steps --eval_steps {tenth} --save_steps {tenth}"
-    pace += f" --logging_steps {tenth} --early_stopping_patience 0"
+    """The runs of a study: one list per size and seed, each run after those that it depends on.
+
+    Args:
+        epochs: of fine-tuning, for every size: the same in all arms, so that each sees as many real windows.
+    """
     cells = []
-    for size, seed in ((size, seed) for size in sizes for seed in seeds):
+    for size, seed in ((size, seed) for size in epochs for seed in seeds):
         cell, runs = _cell(folder, size, seed), []
         folders = {arm.name: cell / _slug(arm.name) for arm in STUDIES[study]}
+        pace = ("--num_train_epochs", str(epochs[size]), *PACE)
         shared = (config, *flags, "--seed", str(seed), "--split", str(cell / run_folder.SPLITS))
         for arm in STUDIES[study]:
             own = [flag.format(**{name: str(path) for name, path in folders.items()}) for flag in arm.flags]
-            own = [*pace.split(), *own, "--output_dir"] if arm.recipe == "finetune" else [*own, "--gan_output_dir"]
+            own = [*pace, *own, "--output_dir"] if arm.recipe == "finetune" else [*own, "--gan_output_dir"]
             command = (str(recipes / f"{arm.recipe}.py"), *shared, *own, str(folders[arm.name]))
             runs.append(Run(arm, size, seed, folders[arm.name], command))
         cells.append(runs)
@@ -259,26 +307,53 @@ def _run(run: Run, environment: dict[str, str]) -> None:
 
 
 def collect(cells: list[list[Run]], study: str) -> pd.DataFrame:
-    """One row per finished run: `songs`, `seed`, `arm` and its scores."""
+    """One row per finished run: `songs`, `seed`, `arm` and its scores; of fine-tuned ones, `real_windows` seen."""
     rows = []
     for run in (run for runs in cells for run in runs if run.arm.shown and run.finished):
         results = run.results
-        scores = {name: results[name] for name in COLUMNS[study]}
-        rows.append({"songs": run.size, "seed": run.seed, "arm": run.arm.name, **scores})
+        row = {"songs": run.size, "seed": run.seed, "arm": run.arm.name}
+        if run.arm.recipe == "finetune":
+            row["real_windows"] = round(results["epochs"] * results["train_songs"])
+        rows.append({**row, **{name: results[name] for name in COLUMNS[study]}})
     return pd.DataFrame(rows)
 
 
-def summary(runs: pd.DataFrame, study: str) -> pd.DataFrame:
-    """Mean ± standard deviation over seeds for every size and arm, and of the paired difference to the first arm."""
-    first = runs["arm"].iloc[0]
-    paired = PAIRED[study]
-    base = runs[runs["arm"] == first].set_index(["songs", "seed"])[paired]
-    of_first = base.loc[list(zip(runs["songs"], runs["seed"], strict=True))].to_numpy()
-    runs = runs.assign(difference=runs[paired].to_numpy() - of_first)
-    titles = {**COLUMNS[study], "difference": f"{COLUMNS[study][paired]} - {first}'s"}
+def paired_differences(runs: pd.DataFrame, study: str) -> list[Difference]:
+    """How every arm but the first differs from it on the same seeds, for every size, with a t interval over seeds."""
+    first, *others = dict.fromkeys(runs["arm"])
+    wide = runs.pivot(index=["songs", "seed"], columns="arm", values=PAIRED[study].column)
+    differences = []
+    for songs, arm in product(wide.index.unique("songs"), others):
+        values = (wide.loc[songs, arm] - wide.loc[songs, first]).dropna().to_numpy()
+        mean, reach = float(values.mean()), math.nan
+        if len(values) > 1:
+            reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+        differences.append(Difference(songs, arm, len(values), mean, mean - reach, mean + reach))
+    return differences
+
+
+def summary(runs: pd.DataFrame, paired: list[Difference], study: str) -> pd.DataFrame:
+    """Mean ± standard deviation over seeds for every size and arm, and the paired difference with its interval."""
     grouped = runs.groupby(["songs", "arm"], sort=False)
-    table = {title: [_mean_and_deviation(group[name]) for _, group in grouped] for name, title in titles.items()}
-    return pd.DataFrame(table, index=pd.MultiIndex.from_tuples([key for key, _ in grouped], names=["songs", "arm"]))
+    table = grouped[list(COLUMNS[study])].agg(_mean_and_deviation).rename(columns=COLUMNS[study])
+    title = f"{COLUMNS[study][PAIRED[study].column]} - {runs['arm'].iloc[0]}'s"
+    found = {(difference.songs, difference.arm): str(difference) for difference in paired}
+    table[title] = [found.get(row, "") for row in table.index]
+    table["seeds"] = grouped.size()
+    return table
+
+
+def findings(paired: list[Difference], study: str) -> list[str]:
+    """What the paired differences show, one line each; an interval that holds zero shows neither benefit nor harm."""
+    score, better = COLUMNS[study][PAIRED[study].column], PAIRED[study].better
+    said = []
+    for difference in paired:
+        ends = better * difference.low, better * difference.high
+        verdict = "better" if min(ends) > 0 else "worse" if max(ends) < 0 else "no benefit seen"
+        said.append(
+            f"{difference.songs} songs, {difference.arm}: {verdict}; {score} {difference}, n = {difference.seeds}"
+        )
+    return said
 
 
 def _mean_and_deviation(values: pd.Series) -> str:

@@ -61,7 +61,9 @@ def run_evaluation(
     """
     model_dir = Path(model)
     network, extractor = loading.load_model(model_dir)
-    config = parse_config([str(model_dir / run_folder.CONFIG), "--rendered_songs", "0", "--precision", "fp32"])
+    # Earlier versions wrote label_smoothing beside a hinge loss.
+    unused = ("--rendered_songs", "0", "--precision", "fp32", "--adversarial_loss", "bce")
+    config = parse_config([str(model_dir / run_folder.CONFIG), *unused])
     if data_root:
         config.data.data_root, config.data.prepared = data_root, None
     config.data.labels, config.data.num_proc = labels or config.data.labels, num_proc

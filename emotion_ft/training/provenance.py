@@ -101,7 +101,9 @@ def check_front_end(ours: FrontEnd, theirs: FrontEnd, name: str) -> None:
 
 def check_labels(config: Config, folder: str | Path) -> Config:
     """The configuration of a folder's run; raises `UsageError` if its labels are not treated as in `config`."""
-    theirs = parse_config([str(Path(folder) / run_folder.CONFIG), "--precision", "fp32"])
+    # Earlier versions wrote label_smoothing beside a hinge loss, whether or not the run had a GAN.
+    unused = ("--precision", "fp32", "--adversarial_loss", "bce")
+    theirs = parse_config([str(Path(folder) / run_folder.CONFIG), *unused])
     if theirs.data.labels != config.data.labels:
         here, there = config.data.labels, theirs.data.labels
         raise UsageError(f"labels are {here} here, but {there} in '{folder}': use the same.")

@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg
+from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from emotion_ft.gan.quality import (
+    DRAWS,
+    Judges,
     QualityMeter,
+    effective_dimension,
     fidelity,
     frechet_distance,
     measure_speed,
@@ -92,6 +96,22 @@ class TestFrechetDistance:
             frechet_distance(np.zeros(x), np.zeros(y))
 
 
+class TestEffectiveDimension:
+    @pytest.mark.parametrize("directions", [1, 3, 6])
+    def test_counts_directions_of_equal_variance(self, directions):
+        x = np.pad(whitened(50, directions) * 7, ((0, 0), (0, 6 - directions)))
+        assert effective_dimension(x + 4) == pytest.approx(directions)
+        assert effective_dimension(x @ np.linalg.qr(normal(6, 6))[0]) == pytest.approx(directions)
+
+    def test_is_the_participation_ratio_of_the_variances(self):
+        variances = np.array([5.0, 2, 1, 0.1])
+        expected = variances.sum() ** 2 / np.square(variances).sum()
+        assert effective_dimension(whitened(40, 4) * np.sqrt(variances)) == pytest.approx(expected)
+
+    def test_of_one_feature_is_one(self):
+        assert effective_dimension(normal(9, 1)) == pytest.approx(1)
+
+
 class TestSpread:
     def test_is_the_root_of_the_total_variance(self):
         x = np.array([[0.0, 1], [2, 1], [4, 7]])
@@ -165,7 +185,7 @@ class TestFidelity:
         assert fidelity(requested, requested) == pytest.approx({"valence_ccc": 1, "arousal_ccc": 1})
 
 
-REAL = {"valence_ccc": 0.8, "arousal_ccc": 0.6, "frechet": 1.0}
+REAL = {"valence_ccc": 0.8, "arousal_ccc": 0.6, "valence_ccc_ridge": 0.7, "arousal_ccc_ridge": 0.5, "frechet": 1.0}
 UNTRAINED = {"frechet": 40.0}
 PERFECT = {**REAL, "frechet": 0.0, "diversity_across": 1.0, "diversity_within": 1.0}
 
@@ -177,19 +197,23 @@ class TestShortfall:
             ({}, 0),
             ({"frechet": 10.0}, 0.25),
             ({"frechet": 40.0}, 1),
-            ({"valence_ccc": 0.4}, 0.2),
-            ({"arousal_ccc": 0.1}, 0.25),
-            ({"arousal_ccc": -0.4}, 0.5),
+            ({"valence_ccc": 0.4}, 0.1),
+            ({"valence_ccc_ridge": 0.3}, 0.1),
+            ({"arousal_ccc": 0.2}, 0.1),
+            ({"arousal_ccc": -0.4}, 0.25),
+            ({"arousal_ccc_ridge": -0.5}, 0.25),
+            ({"valence_ccc": 0.4, "valence_ccc_ridge": 0.3, "arousal_ccc_ridge": 0.1}, 0.3),
             ({"diversity_across": 0.5}, 0.25),
             ({"diversity_within": 0.0}, 0.5),
-            ({"frechet": 10.0, "valence_ccc": 0.4, "diversity_across": 0.5}, 0.25 + 0.2 + 0.25),
+            ({"frechet": 10.0, "valence_ccc": 0.4, "diversity_across": 0.5}, 0.25 + 0.1 + 0.25),
         ],
     )
     def test_adds_what_is_lacking(self, changes, expected):
         assert shortfall(PERFECT | changes, REAL, UNTRAINED) == pytest.approx(expected)
 
     def test_no_excess_makes_up_for_a_lack(self):
-        excess = {"valence_ccc": 1.0, "arousal_ccc": 0.5, "diversity_across": 3.0, "diversity_within": 0.8}
+        excess = {"valence_ccc": 1.0, "arousal_ccc": 0.4, "diversity_across": 3.0, "diversity_within": 0.8}
+        excess |= {"arousal_ccc_ridge": 0.9}
         assert shortfall(PERFECT | excess, REAL, UNTRAINED) == pytest.approx(0.05 + 0.1)
 
 
@@ -215,8 +239,13 @@ def songs(stored_songs):
 
 
 @pytest.fixture(scope="module")
-def meter(tiny_model, tiny_extractor, songs):
-    return QualityMeter(deepcopy(tiny_model), tiny_extractor, *songs, num_windows=WINDOWS, seed=5)
+def judges(tiny_model, tiny_extractor, songs):
+    return Judges(deepcopy(tiny_model), tiny_extractor, songs[0], num_windows=WINDOWS)
+
+
+@pytest.fixture(scope="module")
+def meter(judges, songs):
+    return QualityMeter(judges, songs[1], seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +258,16 @@ def reference(songs, tiny_extractor):
     return cut(songs[1], tiny_extractor)
 
 
-@pytest.fixture(scope="module")
-def embed(tiny_model):
-    @torch.no_grad()
-    def pooled(windows):
-        return tiny_model.backbone(torch.as_tensor(windows)).pooler_output.double().numpy()
+def statistics(windows):
+    return np.stack([np.concatenate([w.mean(0), w.std(0), np.abs(w[1:] - w[:-1]).mean(0)]) for w in windows])
 
-    return pooled
+
+@pytest.fixture(scope="module")
+def embed(learnt):
+    """Windows in the principal components of the learnt windows' mel statistics, as many as songs, whitened."""
+    scaler = StandardScaler().fit(statistics(learnt))
+    pca = PCA(8, whiten=True, svd_solver="full").fit(scaler.transform(statistics(learnt)))
+    return lambda windows: pca.transform(scaler.transform(statistics(windows)))
 
 
 def labels(songs):
@@ -253,21 +285,50 @@ class TestSongWindows:
             assert windows.mean((1, 2)) == pytest.approx([0, 0], abs=1e-3)
 
 
+class TestJudges:
+    def test_the_embedding_is_white_on_what_was_learnt(self, judges):
+        known = judges.known.reshape(-1, judges.known.shape[-1])
+        assert judges.known.shape == (8, WINDOWS, 8)
+        assert np.cov(known.T) == pytest.approx(np.eye(8), abs=1e-4)
+        assert effective_dimension(known) == pytest.approx(8)
+
+    def test_the_embedding_does_not_depend_on_the_model_or_the_labels(
+        self, tiny_model, tiny_extractor, songs, judges, reference
+    ):
+        other = deepcopy(tiny_model)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.neg_()
+        relabelled = songs[0].map(lambda row: {"valence": 10 - row["arousal"], "arousal": row["valence"]})
+        others = Judges(other, tiny_extractor, relabelled, num_windows=WINDOWS)
+        ours, theirs = judges([reference]), others([reference])
+        assert np.array_equal(ours.embeddings, theirs.embeddings)
+        assert not np.allclose(ours.by_ast, theirs.by_ast) and not np.allclose(ours.by_ridge, theirs.by_ridge)
+
+    def test_windows_that_no_emotion_tells_apart_are_told_apart(self, judges, learnt):
+        """Noise and a blur along time that a model of emotion need not notice."""
+        rng = np.random.default_rng(0)
+        noisy = learnt + 0.5 * rng.standard_normal(learnt.shape).astype(np.float32)
+        blurred = sum(np.roll(learnt, shift, axis=1) for shift in range(-3, 4)) / 7
+        plain = judges([learnt]).embeddings
+        halves = plain.reshape(8, WINDOWS, -1)
+        apart = frechet_distance(halves[:4].reshape(-1, 8), halves[4:].reshape(-1, 8))
+        for windows in (noisy, blurred):
+            assert frechet_distance(judges([windows]).embeddings, plain) > apart
+
+
 class TestQualityMeter:
     def test_real_windows_equal_independent_formulas(self, meter, learnt, reference, embed, songs, tiny_model):
         with torch.no_grad():
             predicted = tiny_model(torch.from_numpy(reference)).logits.double().numpy()
         requested = labels(songs[1])
-
-        def statistics(windows):
-            return np.stack([np.concatenate([w.mean(0), w.std(0), np.abs(w[1:] - w[:-1]).mean(0)]) for w in windows])
-
         means = statistics(learnt).reshape(8, WINDOWS, -1).mean(1)
         scaler = StandardScaler().fit(means)
         ridge = RidgeCV(np.logspace(0, 5, 21)).fit(scaler.transform(means), labels(songs[0])[::WINDOWS])
         by_ridge = ridge.predict(scaler.transform(statistics(reference)))
         expected = {
-            "frechet": frechet_distance(embed(learnt), embed(reference)),
+            "frechet": meter.between_real.mean(),
+            "frechet_std": np.std(meter.between_real, ddof=1),
             **{f"{d}_ccc": score(predicted, requested)[f"{d}_ccc"] for d in ("valence", "arousal")},
             **{f"{d}_ccc_ridge": score(by_ridge, requested)[f"{d}_ccc"] for d in ("valence", "arousal")},
             "diversity_across": 1,
@@ -275,7 +336,43 @@ class TestQualityMeter:
             "nearest": 1,
         }
         assert meter.real == pytest.approx(expected, rel=1e-3, abs=1e-5)
-        assert meter.real["frechet"] > 0.01
+        assert meter.effective_dimension == pytest.approx(effective_dimension(embed(reference)), rel=1e-3)
+
+    def test_real_distances_are_between_disjoint_halves_of_all_songs(self, meter, learnt, reference, embed):
+        """Of sixteen songs in two sets of eight; each drawn distance is that of one such partition."""
+        songs = np.concatenate([embed(learnt), embed(reference)]).reshape(16, WINDOWS, -1)
+        assert meter.between_real.shape == (DRAWS,) and len(np.unique(meter.between_real.round(9))) > DRAWS / 2
+        rng = np.random.default_rng(5)
+        for found in meter.between_real[:20]:
+            order = rng.permutation(16)
+            x, y = (songs[order[half]].reshape(-1, songs.shape[-1]) for half in (slice(0, 8), slice(8, 16)))
+            assert found == pytest.approx(frechet_distance(x, y), rel=1e-3)
+
+    def test_real_distances_are_of_as_many_songs_as_the_reference(self, judges, songs):
+        few, many = (QualityMeter(judges, songs[1].select(range(count)), seed=5) for count in (2, 8))
+        assert few.real["frechet"] > 1.5 * many.real["frechet"]  # a small set is farther from its like
+
+    def test_the_percentile_is_the_share_of_nearer_real_sets(self, meter, reference, learnt):
+        quality = meter.measure(Player(reference))
+        assert quality["frechet_percentile"] == 0
+        noise = normal(*reference.shape).astype(np.float32)
+        assert meter.measure(Player(noise))["frechet_percentile"] == 100
+        quality = meter.measure(Player(learnt))
+        expected = 100 * np.mean([distance < quality["frechet"] for distance in meter.between_real])
+        assert quality["frechet_percentile"] == pytest.approx(expected)
+
+    @pytest.mark.parametrize("count", [1, 9])
+    def test_too_few_or_too_many_reference_songs_are_refused(self, judges, stored_songs, count):
+        with pytest.raises(ValueError, match=f"expected 2 to 8 reference songs, got {count}"):
+            QualityMeter(judges, stored_songs["train"].select(range(count)), seed=5)
+
+    def test_is_relative_to_the_untrained_generator(self, meter, learnt, reference):
+        untrained = meter.measure(Player(normal(*reference.shape).astype(np.float32)))
+        assert untrained["frechet_share"] == 1
+        quality = meter.measure(Player(learnt), untrained)
+        assert quality["frechet_share"] == pytest.approx(quality["frechet"] / untrained["frechet"])
+        assert quality["shortfall"] == pytest.approx(shortfall(quality, meter.real, untrained))
+        assert quality["shortfall"] < untrained["shortfall"]
 
     def test_requests_the_emotions_of_the_reference_songs(self, meter, reference, songs):
         player = Player(reference)
@@ -285,7 +382,6 @@ class TestQualityMeter:
 
     def test_a_generator_of_real_windows_measures_as_real_ones(self, meter, reference):
         quality = meter.measure(Player(reference))
-        assert quality.keys() == meter.real.keys()
         assert quality["frechet"] == pytest.approx(0, abs=1e-6)
         assert quality["diversity_across"] == pytest.approx(1)
         assert quality["nearest"] == pytest.approx(1)
@@ -319,20 +415,10 @@ class TestQualityMeter:
     def test_copies_of_learnt_windows_are_near(self, meter, learnt):
         quality = meter.measure(Player(learnt))
         assert quality["nearest"] == pytest.approx(0, abs=1e-3)
-        assert quality["frechet"] == pytest.approx(meter.real["frechet"], rel=1e-3)
-
-    def test_real_distance_is_of_as_many_songs(self, tiny_model, tiny_extractor, songs, learnt, embed):
-        few = songs[0].select(range(2))
-        meter = QualityMeter(deepcopy(tiny_model), tiny_extractor, songs[0], few, num_windows=WINDOWS, seed=5)
-        chosen = np.random.default_rng(5).permutation(8)[:2]
-        others = learnt.reshape(8, WINDOWS, *learnt.shape[1:])[chosen].reshape(-1, *learnt.shape[1:])
-        expected = frechet_distance(embed(others), embed(learnt[:6]))
-        assert meter.real["frechet"] == pytest.approx(expected, rel=1e-3)
-        assert meter.embeddings.shape == (6, 32) and meter.known.shape == (24, 32)
 
     def test_leaves_the_model_in_evaluation_mode_and_as_it_was(self, tiny_model, tiny_extractor, songs, reference):
         model = deepcopy(tiny_model).train()
-        meter = QualityMeter(model, tiny_extractor, *songs, num_windows=WINDOWS, seed=5)
+        meter = QualityMeter(Judges(model, tiny_extractor, songs[0], WINDOWS), songs[1], seed=5)
         assert not any(module.training for module in model.modules())
         first = meter.measure(Player(reference))
         assert not any(module.training for module in model.modules())
@@ -344,7 +430,7 @@ class TestQualityMeter:
     def test_touches_no_global_random_state(self, tiny_model, tiny_extractor, songs):
         generator = MelGenerator(tiny_generator())
         states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-        meter = QualityMeter(deepcopy(tiny_model), tiny_extractor, *songs, num_windows=WINDOWS, seed=5)
+        meter = QualityMeter(Judges(deepcopy(tiny_model), tiny_extractor, songs[0], WINDOWS), songs[1], seed=5)
         meter.measure(generator)
         assert torch.equal(torch.get_rng_state(), states[0])
         assert np.array_equal(np.random.get_state()[1], states[1])
@@ -355,11 +441,11 @@ class TestQualityMeter:
             torch.manual_seed(0)
             generator = MelGenerator(tiny_generator())
         quality = meter.measure(generator)
-        assert quality.keys() == meter.real.keys()
+        assert quality.keys() > meter.real.keys() - {"frechet_std"}
         assert np.isfinite(list(quality.values())).all()
         assert quality == meter.measure(generator)
         assert quality["frechet"] > meter.real["frechet"]
-        assert shortfall(quality, meter.real, untrained=quality) >= 1
+        assert quality["shortfall"] >= 1
 
 
 def tiny_generator():

@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from commands import leave, succeed
 from datasets import Dataset
 
@@ -108,6 +110,12 @@ class TestFlags:
             (["--reference_fraction", "1"], r"reference_fraction is a share in \(0, 0.5\], but is 1"),
             (["--reference_fraction", "0"], r"reference_fraction is a share in \(0, 0.5\], but is 0"),
             (["--label_smoothing", "1"], r"label_smoothing must lie in \[0, 1\), but is 1"),
+            (["--label_smoothing", "nan"], r"label_smoothing must lie in \[0, 1\), but is nan"),
+            (
+                ["--adversarial_loss", "hinge", "--label_smoothing", "0.1"],
+                "label_smoothing=0.1 has no effect: the hinge",
+            ),
+            (["--adversarial_loss", "hinge", "--label_smoothing", "0"], "label_smoothing=0 has no effect"),
             (["--gan_batch_size", "1"], "gan_batch_size must be at least 2, but is 1"),
         ],
     )
@@ -125,6 +133,21 @@ class TestFlags:
     )
     def test_what_can_be_is_not(self, flags):
         parse_config(flags)
+
+    def test_labels_are_smoothed_under_bce_alone(self, tmp_path):
+        for flags, expected in ((["bce"], 0.1), (["hinge"], None), (["bce", "--label_smoothing", "0"], 0.0)):
+            config = parse_config(["--adversarial_loss", *flags])
+            assert config.gan.label_smoothing == expected
+            assert parse_config([str(config.save(tmp_path))]).gan == config.gan
+        assert (parse_config([]).gan.adversarial_loss, parse_config([]).gan.label_smoothing) == ("bce", 0.1)
+
+    @pytest.mark.parametrize("flags", [(), ("--adversarial_loss", "hinge")])
+    def test_a_file_that_smooths_the_labels_of_hinge_is_refused(self, flags, tmp_path):
+        path = tmp_path / "config.yaml"
+        loss = "" if flags else "adversarial_loss: hinge, "
+        path.write_text(f"gan: {{{loss}label_smoothing: 0.2}}\n")
+        with pytest.raises(ConfigError, match=r"label_smoothing=0.2 has no effect: .* Leave it out of flags and file"):
+            parse_config([str(path), *flags])
 
 
 class TestFrontEnd:
@@ -180,6 +203,14 @@ class TestTrainSongs:
         with pytest.raises(UsageError, match="no model in"):
             load_train_songs(configure(), finished, build_extractor(configure()))
 
+    def test_a_run_of_a_version_that_wrote_smoothing_beside_hinge_is_not_refused(self, configure, finished, splits):
+        path = finished / "config.yaml"
+        sections = yaml.safe_load(path.read_text())
+        sections["gan"] |= {"adversarial_loss": "hinge", "label_smoothing": 0.1}
+        path.write_text(yaml.safe_dump(sections))
+        songs, _ = load_train_songs(configure(), finished, build_extractor(configure()))
+        assert songs["song_id"][:] == splits["train"]
+
     def test_a_run_with_other_labels_is_refused(self, configure, finished):
         config = configure("--labels", "distributed")
         with pytest.raises(UsageError, match="labels are distributed here, but repaired in"):
@@ -213,28 +244,47 @@ class TestReference:
         artists = [None if i % 3 == 0 else f"{'the' if i % 2 else 'The'} band {i % 12}" for i in ids]
         return Dataset.from_dict({"song_id": ids, "artist": artists})
 
-    def test_two_sides_without_a_common_song_or_artist(self, songs):
-        learnt, reference = split_reference(songs, 0.3, 42)
-        ids = [side["song_id"][:] for side in (learnt, reference)]
-        assert sorted(ids[0] + ids[1]) == sorted(songs["song_id"]) and all(ids)
-        artists = [{name.casefold() for name in side["artist"] if name} for side in (learnt, reference)]
-        assert not artists[0] & artists[1] and all(artists)
+    def test_three_sides_without_a_common_song_or_artist(self, songs):
+        sides = split_reference(songs, 0.3, 42)
+        ids = [side["song_id"][:] for side in sides]
+        assert sorted(itertools.chain(*ids)) == sorted(songs["song_id"]) and all(ids)
+        artists = [{name.casefold() for name in side["artist"] if name} for side in sides]
+        assert artists[0] and artists[1] | artists[2]
+        assert not any(one & other for one, other in itertools.combinations(artists, 2))
         artist_of = dict(zip(songs["song_id"], songs["artist"], strict=True))
-        assert all(artist_of[row["song_id"]] == row["artist"] for side in (learnt, reference) for row in side)
+        assert all(artist_of[row["song_id"]] == row["artist"] for side in sides for row in side)
 
     def test_the_seed_decides_and_not_the_order(self, songs):
-        drawn = split_reference(songs, 0.3, 42)[1]["song_id"][:]
-        assert split_reference(songs, 0.3, 42)[1]["song_id"][:] == drawn
-        assert split_reference(songs.select(range(59, -1, -1)), 0.3, 42)[1]["song_id"][:] == drawn
-        assert split_reference(songs, 0.3, 43)[1]["song_id"][:] != drawn
+        def draw(songs, seed):
+            return [side["song_id"][:] for side in split_reference(songs, 0.3, seed)]
+
+        assert draw(songs, 42) == draw(songs, 42) == draw(songs.select(range(59, -1, -1)), 42)
+        assert all(ours != theirs for ours, theirs in zip(draw(songs, 42), draw(songs, 43), strict=True))
 
     def test_the_share_is_of_the_artists(self, stored_songs):
-        learnt, reference = split_reference(stored_songs["train"], 0.25, 42)
-        assert (len(learnt), len(reference)) == (12, 4)  # every song has its own
+        for share in (0.2, 0.25):
+            sides = split_reference(stored_songs["train"], share, 42)
+            assert [len(side) for side in sides] == [12, 2, 2]  # every song has its own
 
     def test_too_few_songs_are_a_sentence(self, songs):
         with pytest.raises(SplitError, match="reference_fraction"):
             split_reference(songs.select([0]), 0.3, 42)
+        alone = songs.filter(lambda row: row["artist"] is None)
+        with pytest.raises(UsageError, match=r"leaves 17 of 20 songs to learn from, 1 to\s+select .* 2 to measure it"):
+            split_reference(alone, 0.15, 42)
+
+    def test_a_half_larger_than_what_there_is_to_learn_from_is_refused(self):
+        artists = ["one"] * 40 + ["two"] * 3 + ["three"] * 2
+        songs = Dataset.from_dict({"song_id": range(45), "artist": artists})
+        refused = 0
+        for seed in range(10):
+            try:
+                learnt, *halves = split_reference(songs, 0.5, seed)
+            except UsageError as error:
+                refused += "no more than the GAN" in str(error)
+            else:
+                assert max(map(len, halves)) <= len(learnt)
+        assert refused
 
 
 class TestMixing:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
 from emotion_ft.gan import trainer as gan_module
-from emotion_ft.gan.quality import QualityMeter
+from emotion_ft.gan.quality import Judges, QualityMeter
 from emotion_ft.gan.regressor import prepare_regressor
 from emotion_ft.gan.train_songs import split_reference
 from emotion_ft.gan.trainer import EpochSampler, GanError, MelGanTrainer
@@ -24,7 +24,8 @@ def sides(stored_songs):
 
 @pytest.fixture(scope="module")
 def meter(sides, tiny_model, tiny_extractor):
-    return QualityMeter(tiny_model, tiny_extractor, *sides, num_windows=4, seed=0)
+    learnt, selecting, _ = sides
+    return QualityMeter(Judges(tiny_model, tiny_extractor, learnt, num_windows=4), selecting, seed=0)
 
 
 @pytest.fixture
@@ -217,6 +218,13 @@ class TestTraining:
         assert make().alarms(healthy) == []
         (alarm,) = make().alarms({**healthy, "nearest": 0.1})
         assert "copies" in alarm
+
+    def test_the_untrained_generator_is_that_of_the_first_step(self, make, meter):
+        trainer = make(gan_steps=2)
+        trainer.train()
+        untrained = meter.measure(trainer.untrained_generator())
+        assert {name: trainer.history[0][name] for name in untrained} == untrained
+        assert trainer.history[0]["frechet_share"] == 1 and trainer.history[1]["frechet_share"] != 1
 
     def test_measuring_leaves_no_trace_in_the_training(self, make):
         often, rarely = make("often", gan_steps=4, measure_steps=1), make("rarely", gan_steps=4, measure_steps=4)

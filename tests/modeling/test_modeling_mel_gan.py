@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -307,6 +308,42 @@ class TestGenerate:
             generator.generate(np.zeros(shape), seed=0)
 
 
+class TestHalfPrecision:
+    """Weights in half precision, loaded or converted, give what those in single precision do, up to their rounding."""
+
+    @pytest.fixture(params=[torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+    def dtype(self, request):
+        return request.param
+
+    @pytest.fixture(params=[False, True], ids=["converted", "loaded"])
+    def half(self, request, dtype, tmp_path):
+        def convert(model):
+            if not request.param:
+                return deepcopy(model).to(dtype)
+            model.save_pretrained(tmp_path)
+            return type(model).from_pretrained(tmp_path, dtype=dtype).eval()
+
+        return convert
+
+    def test_generates(self, generator, emotion, half, dtype):
+        made = half(generator).generate(emotion, seed=3)
+        assert half(generator).dtype is dtype and made.dtype is torch.float32
+        torch.testing.assert_close(made, generator.generate(emotion, seed=3), atol=0.1, rtol=0)
+        torch.testing.assert_close(made.var((1, 2), correction=0), torch.ones(4), atol=1e-4, rtol=0)
+
+    def test_is_called_with_latents_in_single_precision(self, generator, half):
+        with torch.no_grad():
+            torch.testing.assert_close(half(generator)(*draw(2)), generator(*draw(2)), atol=0.1, rtol=0)
+
+    @torch.no_grad()
+    def test_scores_and_predicts(self, discriminator, windows, emotion, half, dtype):
+        scores = half(discriminator)(windows, emotion)
+        assert scores.dtype is dtype
+        torch.testing.assert_close(scores.float(), discriminator(windows, emotion), atol=0.02, rtol=0.02)
+        regressor = make(MelRegressor)
+        torch.testing.assert_close(half(regressor)(windows).float(), regressor(windows), atol=0.02, rtol=0.02)
+
+
 class TestSaveAndLoad:
     @pytest.mark.parametrize("network", NETWORKS)
     def test_loads_bit_by_bit(self, network, windows, emotion, tmp_path):
@@ -352,6 +389,33 @@ class TestSaveAndLoad:
         loaded = AutoModel.from_pretrained(tmp_path)
         assert type(loaded) is MelGenerator
         torch.testing.assert_close(loaded.generate(emotion, seed=3), generator.generate(emotion, seed=3))
+
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_auto_model_is_what_a_folder_holds(self, network, tmp_path):
+        model = make(network)
+        model.save_pretrained(tmp_path)
+        loaded = AutoModel.from_pretrained(tmp_path)
+        assert type(loaded) is network
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+    def test_auto_model_of_a_configuration_is_a_generator(self):
+        assert type(AutoModel.from_config(tiny())) is MelGenerator
+
+    def test_another_networks_folder_says_what_it_is_and_what_loads_it(self, tmp_path):
+        for network in NETWORKS:
+            make(network).save_pretrained(tmp_path / network.__name__)
+        for ours, theirs in itertools.permutations(NETWORKS, 2):
+            name = theirs.__name__
+            with pytest.raises(ValueError, match=f"expected a {ours.__name__}, got a {name}: load it with {name}"):
+                ours.from_pretrained(tmp_path / name)
+
+    def test_an_incomplete_file_of_its_own_is_refused(self, generator, tmp_path):
+        generator.save_pretrained(tmp_path)
+        tensors = load_file(tmp_path / "model.safetensors")
+        del tensors["seed.bias"]
+        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ValueError, match=r"not a complete MelGenerator: 1 tensors are missing, first seed\.bias"):
+            MelGenerator.from_pretrained(tmp_path)
 
     def test_loads_where_emotion_ft_is_not_installed(self, generator, emotion, windows, tmp_path):
         models = [generator, make(MelDiscriminator), make(MelRegressor)]

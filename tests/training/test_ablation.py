@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
+from scipy import stats
 
 from emotion_ft.config.parser import parse_config
+from emotion_ft.config.settings import ConfigError
 from emotion_ft.data.splits import read_split
 from emotion_ft.training import ablation
 from emotion_ft.training.ablation import (
@@ -13,7 +15,10 @@ from emotion_ft.training.ablation import (
     carry_out,
     check,
     collect,
+    findings,
+    paired_differences,
     plan,
+    run_ablation,
     settle,
     summary,
     write_subsets,
@@ -42,7 +47,8 @@ if flags.get("--seed") == "1" and (out.parent / "broken").exists():
 score = float(flags["--seed"]) + (0.5 if "--gan" in flags else 0) + (0.25 if "--time_masks" not in flags else 0)
 names = ("test_valence_r2", "test_arousal_r2", "test_valence_ccc", "test_arousal_ccc", "test_mean_ccc")
 (out / "calls").open("a").write("1")
-(out / "all_results.json").write_text(json.dumps(dict.fromkeys(names, score) | {"argv": sys.argv[1:]}))
+facts = {"argv": sys.argv[1:], "epochs": float(flags.get("--num_train_epochs", 0)), "train_songs": 7}
+(out / "all_results.json").write_text(json.dumps(dict.fromkeys(names, score) | facts))
 """
     for name in ("finetune", "train_gan"):
         (folder / f"{name}.py").write_text(script)
@@ -52,7 +58,8 @@ names = ("test_valence_r2", "test_arousal_r2", "test_valence_ccc", "test_arousal
 @pytest.fixture
 def cells(recipes, songs, tmp_path):
     write_subsets(songs, tmp_path / "study", [5, 12], SEEDS)
-    return plan("training", "c.yaml", tmp_path / "study", recipes, [5, 12], SEEDS, ["--head_dropout", "0.1"], 40)
+    flags = ["--head_dropout", "0.1"]
+    return plan("training", "c.yaml", tmp_path / "study", recipes, {5: 40, 12: 17}, SEEDS, flags)
 
 
 class TestSubsets:
@@ -67,7 +74,7 @@ class TestSubsets:
 
 
 class TestPlan:
-    def test_all_arms_of_a_cell_share_songs_seed_and_steps(self, cells):
+    def test_all_arms_of_a_cell_share_songs_seed_and_epochs(self, cells):
         assert [[run.arm.name for run in runs] for runs in cells] == [
             ["plain", "+ SpecAugment", "generator", "+ GAN", "+ both"]
         ] * 4
@@ -79,7 +86,8 @@ class TestPlan:
                 for flag in ("--split", "--seed", "--head_dropout"):
                     values.setdefault(flag, set()).add(pairs[flag])
                 if run.arm.recipe == "finetune":
-                    assert pairs["--max_steps"] == "40" and pairs["--eval_steps"] == "4"
+                    assert pairs["--num_train_epochs"] == {5: "40", 12: "17"}[run.size]
+                    assert pairs["--max_steps"] == "-1" and pairs["--early_stopping_patience"] == "0"
             assert all(len(found) == 1 for found in values.values())
 
     def test_the_gan_learns_from_the_cells_own_run_and_feeds_its_arms(self, cells):
@@ -92,11 +100,17 @@ class TestPlan:
             masked = {name for name, run in by_name.items() if "--time_masks" in run.command}
             assert masked == {"plain", "+ GAN"}
 
-    def test_the_losses_study_compares_both_with_and_without_the_emotion_term(self, recipes, tmp_path):
-        (runs,) = plan("losses", "c.yaml", tmp_path, recipes, [5], range(1), [], 10)
+    @pytest.mark.parametrize(
+        ("study", "expected"),
+        [
+            ("losses", [("bce", None), ("hinge", None)]),
+            ("emotion_term", [(None, None), (None, "0")]),
+        ],
+    )
+    def test_studies_of_the_gan_differ_in_one_setting(self, recipes, tmp_path, study, expected):
+        (runs,) = plan(study, "c.yaml", tmp_path, recipes, {5: 3}, range(1), [])
         flags = [dict(zip(run.command[2::2], run.command[3::2], strict=True)) for run in runs if run.arm.shown]
-        found = {(pairs["--adversarial_loss"], pairs.get("--emotion_weight")) for pairs in flags}
-        assert found == {("hinge", None), ("bce", None), ("hinge", "0"), ("bce", "0")}
+        assert [(pairs.get("--adversarial_loss"), pairs.get("--emotion_weight")) for pairs in flags] == expected
 
 
 class TestChecks:
@@ -167,17 +181,100 @@ class TestTable:
         carry_out(cells, 2)
         runs = collect(cells, "training")
         assert len(runs) == 16 and "generator" not in set(runs["arm"])
-        table = summary(runs, "training")
+        assert dict(zip(runs["songs"], runs["real_windows"], strict=True)) == {5: 40 * 7, 12: 17 * 7}
+        table = summary(runs, paired_differences(runs, "training"), "training")
         deviation = np.std([0, 1], ddof=1)
         assert table.loc[(5, "plain"), "V R2"] == f"0.500 ± {deviation:.3f}"
         assert table.loc[(12, "+ both"), "mean CCC"] == f"1.250 ± {deviation:.3f}"
-        assert table.loc[(12, "+ GAN"), "mean CCC - plain's"] == "0.500 ± 0.000"  # the seed cancels
-        assert table.loc[(5, "+ both"), "mean CCC - plain's"] == "0.750 ± 0.000"
+        assert table.loc[(12, "+ GAN"), "mean CCC - plain's"] == "+0.500 [+0.500, +0.500]"  # the seed cancels
+        assert table.loc[(5, "+ both"), "mean CCC - plain's"] == "+0.750 [+0.750, +0.750]"
+        assert table.loc[(5, "plain"), "mean CCC - plain's"] == "" and set(table["seeds"]) == {2}
 
-    def test_one_seed_has_no_deviation(self):
-        columns = {name: [0.5] for name in (*ablation.COLUMNS["training"], "test_mean_ccc")}
-        table = summary(pd.DataFrame({"songs": [5], "seed": [0], "arm": ["plain"], **columns}), "training")
-        assert table.iloc[0].tolist() == ["0.500"] * 5 + ["0.000"]
+    def test_one_seed_has_neither_deviation_nor_interval(self):
+        runs = scored([[0.5], [0.7]])
+        (difference,) = paired_differences(runs, "training")
+        assert difference.mean == pytest.approx(0.2) and np.isnan([difference.low, difference.high]).all()
+        assert summary(runs, [difference], "training").loc[(5, "plain"), "mean CCC"] == "0.500"
+        assert "no benefit seen" in findings([difference], "training")[0]
+
+
+def scored(arms, study="training"):
+    """Runs of 5 songs: for each arm, its scores by seed, in every column."""
+    names = ("plain", "+ GAN", "+ both")[: len(arms)]
+    return pd.DataFrame(
+        {"songs": 5, "seed": seed, "arm": arm, **dict.fromkeys(ablation.COLUMNS[study], score)}
+        for arm, scores in zip(names, arms, strict=True)
+        for seed, score in enumerate(scores)
+    )
+
+
+class TestPaired:
+    def test_the_interval_is_the_t_tests(self):
+        plain, gan = np.random.default_rng(0).normal(0.7, 0.05, (2, 6))
+        (found,) = paired_differences(scored([plain, gan]), "training")
+        expected = stats.ttest_rel(gan, plain).confidence_interval(0.95)
+        assert (found.songs, found.arm, found.seeds) == (5, "+ GAN", 6)
+        assert (found.mean, found.low, found.high) == pytest.approx((np.mean(gan - plain), *expected))
+
+    def test_seeds_are_paired_in_any_order_of_the_runs(self):
+        runs = scored([[0.1, 0.5, 0.9], [0.2, 0.6, 1.0]])
+        (found,) = paired_differences(runs.iloc[[0, 1, 2, 5, 3, 4]], "training")
+        assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+
+    @pytest.mark.parametrize(
+        ("study", "shift", "verdict"),
+        [
+            ("training", 0.3, "better"),
+            ("training", -0.3, "worse"),
+            ("training", 0.01, "no benefit seen"),
+            ("training", -0.01, "no benefit seen"),
+            ("losses", -0.3, "better"),
+            ("losses", 0.3, "worse"),
+            ("losses", -0.01, "no benefit seen"),
+        ],
+    )
+    def test_a_finding_is_no_stronger_than_its_interval(self, study, shift, verdict):
+        plain = np.array([0.5, 0.6, 0.55, 0.58])
+        other = plain + shift + np.array([0.02, -0.03, 0.04, -0.02])
+        (difference,) = paired_differences(scored([plain, other], study), study)
+        (said,) = findings([difference], study)
+        assert said.startswith(f"5 songs, + GAN: {verdict}; ") and said.endswith(f"{difference}, n = 4")
+        assert (difference.low < 0 < difference.high) == (verdict == "no benefit seen")
+
+
+class TestStudy:
+    @pytest.fixture
+    def toy(self, songs_root, recipes, monkeypatch, tmp_path):
+        """`toy(*arguments)` -> a study of the tiny songs, with the recipes that score by a rule."""
+        monkeypatch.setattr(ablation, "shipped", lambda name: recipes)
+        file = tmp_path / "c.yaml"
+        file.write_text(f"data: {{data_root: {songs_root}}}\ngan: {{gan_batch_size: 4}}\n")
+
+        def study(*flags, **settings):
+            settings = {"seeds": 2, "sizes": [6, 16], "steps": 3, "output": tmp_path, "jobs": 2, **settings}
+            return run_ablation(str(file), ["--precision", "fp32", *flags], **settings)
+
+        return study
+
+    def test_every_arm_of_a_size_sees_as_many_real_windows(self, toy):
+        study = toy("--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2")
+        for size, epochs in ((6, 4), (16, 2)):  # three steps of eight windows, rounded up
+            of_size = study.runs[study.runs["songs"] == size]
+            assert set(of_size["real_windows"]) == {epochs * 7} and len(of_size) == 8
+
+    def test_files_say_what_the_study_found(self, toy):
+        study = toy("--synthetic_fraction", "0.2")
+        text = (study.folder / "ablation.md").read_text()
+        assert "synthetic ones, 20% of all, come on top: an arm with them takes about 1.25 times the steps" in text
+        assert "6 songs, + GAN: better; mean CCC +0.500 [+0.500, +0.500], n = 2" in study.findings
+        assert all(f"- {finding}\n" in text for finding in study.findings) and len(study.findings) == 6
+        assert (study.folder / "plots" / "ablation.png").read_bytes().startswith(b"\x89PNG")
+        assert len(pd.read_csv(study.folder / "ablation.csv")) == 16
+
+    def test_flags_that_an_arm_cannot_have_are_refused_before_any_run(self, toy, tmp_path):
+        with pytest.raises(ConfigError, match=r"label_smoothing=0\.2 has no effect"):
+            toy("--label_smoothing", "0.2", study="losses", sizes=None)
+        assert not (tmp_path / "losses").exists()
 
 
 def test_the_note_is_readable(tmp_path):
