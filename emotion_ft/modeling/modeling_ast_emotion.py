@@ -182,13 +182,15 @@ class ASTForEmotionRegression(ASTPreTrainedModel):
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         outputs: Any = BaseModelOutputWithPooling()
-        if embeddings is None and self._check(input_values).dim() == 3:
-            # None would overrule the configuration.
-            asked = {name: value for name, value in asked.items() if value is not None}
-            outputs = self.backbone(input_values, return_dict=True, **asked)
-            embeddings = outputs.pooler_output
-        elif embeddings is None:
-            embeddings = self.embed(input_values)
+        if embeddings is None:
+            windows = self._check(input_values)
+            if windows.dim() == 4:
+                embeddings = self.embed(windows)
+            else:
+                # None would overrule the configuration.
+                asked = {name: value for name, value in asked.items() if value is not None}
+                outputs = self.backbone(windows, return_dict=True, **asked)
+                embeddings = outputs.pooler_output
         logits = self.head(embeddings)
         if logits.dim() == 3:
             logits = logits.nanmean(1)

@@ -15,7 +15,7 @@ from ..errors import UsageError
 WEIGHTS = "adapter_model.safetensors"  # peft's own name
 
 
-def add_lora(model: nn.Module, rank: int, targets: list[str]) -> nn.Module:
+def add_lora(model: Any, rank: int, targets: list[str]) -> Any:
     """Wrap a model so that only its head and low-rank updates of some layers are trained (LoRA: Hu et al. 2021).
 
     Args:
@@ -32,9 +32,9 @@ def add_lora(model: nn.Module, rank: int, targets: list[str]) -> nn.Module:
 
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), modules_to_save=["head"])
     try:
-        return get_peft_model(model, lora)  # type: ignore[arg-type]
+        return get_peft_model(model, lora)
     except ValueError as error:
-        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.backbone.named_modules() if isinstance(m, nn.Linear)})  # type: ignore[operator, union-attr]
+        names = sorted({n.rsplit(".", 1)[-1] for n, m in model.backbone.named_modules() if isinstance(m, nn.Linear)})
         raise UsageError(f"lora_targets {targets} name no layers: there are {', '.join(names)}.") from error
 
 

@@ -170,7 +170,8 @@ def build_model(config: Config, extractor: ASTEmotionFeatureExtractor, start: Pa
         if start := start or find_checkpoint(config.model):
             model = ASTForEmotionRegression.from_ast(str(start), **settings)
         else:
-            model = ASTForEmotionRegression(ASTEmotionConfig(**settings, **config.model.architecture()))
+            settings |= config.model.architecture()
+            model = ASTForEmotionRegression(ASTEmotionConfig(**settings))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         name = config.model.checkpoint or "a model with random weights"
         raise UsageError(f"section 'model': cannot make {name}: {error}") from error

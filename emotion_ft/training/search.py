@@ -3,12 +3,12 @@
 import logging
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from datasets import DatasetDict
-from transformers.trainer_utils import SaveStrategy
 from transformers.integrations import is_optuna_available
+from transformers.trainer_utils import SaveStrategy
 
 from .. import run_folder
 from ..config.settings import Config
@@ -79,7 +79,7 @@ def _open(folder: Path, config: Config) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction = "maximize" if config.training.greater_is_better else "minimize"
+    direction: Literal["maximize", "minimize"] = "maximize" if config.training.greater_is_better else "minimize"
     storage = JournalStorage(JournalFileBackend(str(folder / run_folder.JOURNAL)))
     study = optuna.create_study(storage=storage, study_name="search", direction=direction, load_if_exists=True)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
@@ -130,7 +130,7 @@ def _run_trial(
 def _best(trainer: EmotionTrainer) -> tuple[int, float]:
     """Step and value of the best validation score."""
     name = f"eval_{trainer.args.metric_for_best_model.removeprefix('eval_')}"
-    scored = [(entry["step"], entry[name]) for entry in trainer.state.log_history if name in entry]
+    scored = [(int(entry["step"]), entry[name]) for entry in trainer.state.log_history if name in entry]
     return (max if trainer.args.greater_is_better else min)(scored, key=lambda pair: pair[1])
 
 

@@ -140,7 +140,7 @@ class EmotionTrainer(Trainer):
         ours: list[TrainerCallback] = [UnfreezeCallback(), StopOnSignal()]
         if args.early_stopping_patience and args.eval_strategy != "no":
             metric = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-            ours.append(EarlyStopping(args.early_stopping_patience, metric, args.greater_is_better))
+            ours.append(EarlyStopping(args.early_stopping_patience, metric, bool(args.greater_is_better)))
         train = kwargs.get("train_dataset")
         if hasattr(data := _transform(train) or train, "set_epoch"):
             ours.append(EpochCallback(data))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import DatasetDict, concatenate_datasets
+from emotion_ft.recipes import report
 from transformers import TrainerState
 
 from emotion_ft import run_folder
@@ -17,7 +18,6 @@ from emotion_ft.config.parser import parse_config
 from emotion_ft.data.collections.audit import audit
 from emotion_ft.data.songs import collections_of
 from emotion_ft.errors import UsageError
-from emotion_ft.recipes import report
 from emotion_ft.reports import song_plots
 from emotion_ft.reports.audit import write_audit
 from emotion_ft.reports.page import quadrant_errors, write_page

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from small_training import NO_EVALUATION, Killed, KillAt, assert_same_weights, tiny_model
+from small_training import NO_EVALUATION, KillAt, Killed, assert_same_weights, tiny_model
 
 from emotion_ft.errors import UsageError
 from emotion_ft.modeling import ASTForEmotionRegression

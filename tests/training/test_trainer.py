@@ -5,7 +5,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from small_training import NO_EVALUATION, SONGS, Killed, KillAt, arguments, assert_same_weights, tiny_model
+from small_training import NO_EVALUATION, SONGS, KillAt, Killed, arguments, assert_same_weights, tiny_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from emotion_ft.config.settings import ConfigError
