@@ -11,7 +11,7 @@ help:
 	@echo "make demo       render songs, fine-tune a small AST on them, leave the model in runs/toy"
 	@echo "make test       run the tests; test-fast leaves out the slow ones"
 	@echo "make test-stress  kill it, fill its disk, feed it damaged files, run it in several processes"
-	@echo "make coverage   the same tests with the share of lines that they run, by file"
+	@echo "make coverage   all tests, with the share of lines that they run, by file"
 	@echo "make quality    ruff, types and spelling"
 	@echo "make style      let ruff fix what it can"
 	@echo "make benchmark  print the speed table"
@@ -49,7 +49,7 @@ test-stress: $(STAMP)
 	$(PYTEST) -m stress
 
 coverage: $(STAMP) $(BROWSER)
-	COVERAGE_FILE=.pytest_cache/coverage $(PYTEST) -m "not stress" --cov=emotion_ft --cov-report=term:skip-covered
+	COVERAGE_FILE=$(CURDIR)/.pytest_cache/coverage $(PYTEST) --cov=emotion_ft --cov-report=term:skip-covered
 
 quality: $(STAMP)
 	$(BIN)/ruff check .

@@ -156,16 +156,16 @@ class TestCommand:
         shutil.copytree(model_dir, tmp_path / "bare")
         done = subprocess.run(
             command(SPACE / "app.py", name), cwd=tmp_path, env=environment(HF_HUB_OFFLINE="1"),
-            capture_output=True, text=True, timeout=55,
+            capture_output=True, text=True, timeout=200,
         )  # fmt: skip
         assert done.returncode == 1, done.stderr
         said = done.stderr.splitlines()[-1]
         assert said.startswith(f"app: no model in '{name}': {sentence}") and "Traceback" not in done.stderr
 
     def test_helps_and_asks_which_model(self):
-        done = subprocess.run(command(SPACE / "app.py", "--help"), capture_output=True, text=True, timeout=55)
+        done = subprocess.run(command(SPACE / "app.py", "--help"), capture_output=True, text=True, timeout=200)
         assert done.returncode == 0 and "python app.py [MODEL] [--port PORT]" in done.stdout
-        done = subprocess.run(command(SPACE / "app.py"), capture_output=True, text=True, timeout=55)
+        done = subprocess.run(command(SPACE / "app.py"), capture_output=True, text=True, timeout=200)
         assert done.returncode == 2 and "which model? Name a folder, or you/name on the Hub." in done.stderr
 
 

