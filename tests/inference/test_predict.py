@@ -5,7 +5,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import time
 from copy import deepcopy
 from pathlib import Path
 
