@@ -239,11 +239,13 @@ def test_runs_from_top_to_bottom(notebook, execute, tmp_path, tmp_path_factory):
     first = said[1].split("\nLabels repaired\n")[1].split("\nLabels ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in first.splitlines() if line[:1] == "|"]
     table = {name: [cell.split("<br>")[0] for cell in cells] for name, *cells in rows[2:]}
-    assert set(table) == {"model", "ridge", "svr", "mean", "ceiling"}
+    systems = ("ridge", "svr", "mean")
+    assert set(table) == {"model", "ceiling", *systems, *(f"model - {system}" for system in systems)}
+    prefixes = {"model": "test", "ceiling": "ceiling"} | {f"model - {name}": f"test_minus_{name}" for name in systems}
     for name, cells in table.items():
-        prefix = {"model": "test", "ceiling": "ceiling"}.get(name, f"baseline_{name}")
+        prefix = prefixes.get(name, f"baseline_{name}")
         keys = [f"{prefix}_{dimension}_{metric}" for dimension in DIMENSIONS for metric in METRICS]
-        assert cells == [f"{results[key]:.3f}" for key in keys], name
+        assert cells == [f"{results[key]:z.3f}" for key in keys], name
 
     def pictures(cell):
         return [base64.b64decode(picture) for picture in shown(outputs[cell], "image/png")]

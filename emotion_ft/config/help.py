@@ -17,7 +17,7 @@ COMMON = {
     "model": "checkpoint loss head_dropout lora_rank",
     "training": "output_dir overwrite_output_dir resume_from_checkpoint seed num_train_epochs "
     "per_device_train_batch_size gradient_accumulation_steps backbone_learning_rate head_learning_rate weight_decay "
-    "warmup_steps unfreeze_at backbone_warmup freeze early_stopping_patience precision dataloader_num_workers "
+    "warmup_steps unfreeze_at freeze early_stopping_patience precision dataloader_num_workers "
     "report_to push_to_hub hub_model_id",
     "gan": "gan_output_dir finetuned gan_steps gan_batch_size gan_channels adversarial_loss label_smoothing "
     "emotion_weight regressor_steps generator_learning_rate discriminator_learning_rate reference_fraction "

@@ -109,6 +109,11 @@ def fidelity(predicted: np.ndarray, requested: np.ndarray, suffix: str = "") -> 
     }
 
 
+def frechet_share(generated: Quality, untrained: Quality) -> float:
+    """The Fréchet distance as a share of an untrained generator's; 0 where both are 0."""
+    return generated["frechet"] / max(untrained["frechet"], np.finfo(float).tiny)
+
+
 def shortfall(generated: Quality, real: Quality, untrained: Quality) -> float:
     """What model selection minimises; 0 is perfect.
 
@@ -119,7 +124,7 @@ def shortfall(generated: Quality, real: Quality, untrained: Quality) -> float:
     names = [f"{dimension}_ccc{judge}" for dimension in DIMENSIONS for judge in ("", "_ridge")]
     unfaithful = [max(0.0, real[name] - generated[name]) for name in names]
     alike = [max(0.0, 1 - generated[f"diversity_{kind}"]) for kind in ("across", "within")]
-    return generated["frechet"] / untrained["frechet"] + float(np.mean(unfaithful)) + float(np.mean(alike))
+    return frechet_share(generated, untrained) + float(np.mean(unfaithful)) + float(np.mean(alike))
 
 
 def song_windows(songs: Dataset, extractor: FrontEnd, count: int) -> Iterator[np.ndarray]:
@@ -277,7 +282,7 @@ class QualityMeter:
         untrained = untrained or quality
         return {
             **quality,
-            "frechet_share": frechet / untrained["frechet"],
+            "frechet_share": frechet_share(quality, untrained),
             "shortfall": shortfall(quality, self.real, untrained),
         }
 

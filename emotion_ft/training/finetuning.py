@@ -87,8 +87,7 @@ def finetune(
     """
     _refuse_leaks(config, songs, checkpoint)
     selecting, calibrating = inputs.calibration_songs(config, songs["validation"])
-    trained_on = DatasetDict(train=songs["train"], validation=selecting)
-    trainer, evaluated, synthetic = make_trainer(config, extractor, trained_on, start)
+    trainer, evaluated, synthetic = make_trainer(config, extractor, songs, selecting, start)
     if trainer.is_world_process_zero():
         inputs.save_inputs(config, songs, bad_files)
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -127,12 +126,12 @@ def _refuse_leaks(config: Config, songs: DatasetDict, checkpoint: str | None) ->
 
 
 def make_trainer(
-    config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict, start: Path | None
+    config: Config, extractor: ASTEmotionFeatureExtractor, songs: DatasetDict, selecting: Dataset, start: Path | None
 ) -> tuple[EmotionTrainer, Any, int]:
-    """The trainer, its validation songs, and the number of synthetic windows among its training songs."""
+    """The trainer, the songs that select its weights, and the number of synthetic windows among its training songs."""
     training = config.training
     train: Dataset | Embedded = training_windows(config, extractor, songs)
-    validation: Dataset | Embedded = with_transform(songs["validation"], EvaluationTransform(extractor))
+    validation: Dataset | Embedded = with_transform(selecting, EvaluationTransform(extractor))
     model = inputs.build_model(config, extractor, start)
     if training.freeze == "always":
         sizes = (training.per_device_train_batch_size, training.per_device_eval_batch_size)

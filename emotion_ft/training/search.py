@@ -114,7 +114,7 @@ def _run_trial(
     ours.training.output_dir = str(folder / run_folder.TRIAL.format(trial.number))
     ours.training.save_strategy, ours.training.load_best_model_at_end = SaveStrategy.NO, False
     inputs.make_deterministic(ours.training)
-    trainer, _, _ = make_trainer(ours, extractor, songs, start)
+    trainer, _, _ = make_trainer(ours, extractor, songs, songs["validation"], start)
     try:
         trainer.train()
     except TrainingError as error:

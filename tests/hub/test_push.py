@@ -425,7 +425,7 @@ class TestRecipes:
 
         gan_flags = ("--finetuned", tmp_path / "tuned", "--gan_output_dir", tmp_path / "gan", "--gan_steps", "2",
                      "--measure_steps", "1", "--gan_batch_size", "4", "--gan_channels", "2", "--latent_size", "4",
-                     "--regressor_steps", "2", "--reference_windows", "2")  # fmt: skip
+                     "--regressor_steps", "2", "--reference_windows", "2", "--reference_fraction", "0.4")  # fmt: skip
         done = recipe("train_gan", config, *gan_flags, "--push_to_hub", "--hub_model_id", "user/tuned-gan", **online)
         assert done.returncode == 0, done.stderr
         assert f"Pushed to {hub.url}/user/tuned-gan" in done.stdout

@@ -49,7 +49,7 @@ from transformers import HfArgumentParser, TrainingArguments
 show(imported("emotion_ft.modeling.auto_classes"))
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
-show(imported("emotion_ft.modeling.auto_classes", "transformers.modeling_utils"))
+show(imported("emotion_ft.modeling.auto_classes"))
 
 show(kind(AutoFeatureExtractor.from_pretrained(sys.argv[1])))
 show(kind(AutoModelForAudioClassification.from_pretrained(sys.argv[1])))
