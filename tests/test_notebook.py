@@ -271,9 +271,10 @@ def test_runs_from_top_to_bottom(notebook, execute, tmp_path, tmp_path_factory):
     model, extractor = load_model(run)
     local = predict_file(model, extractor, probe["path"])[:2]
     assert [loaded[name] for name in DIMENSIONS] == pytest.approx(local, abs=1e-4)
-    assert probe["local"] == pytest.approx(local, abs=1e-4)
+    over_time = predict_file(model, extractor, probe["path"], curve_step=0.5)[:2]
+    assert probe["local"] == pytest.approx(over_time, abs=1e-4)
     assert Path(probe["path"]).stem in (run / "splits" / "test.txt").read_text().split()
-    assert f"valence {local[0]:.2f}, arousal {local[1]:.2f}" in printed(outputs["predict"])
+    assert f"valence {over_time[0]:.2f}, arousal {over_time[1]:.2f}" in printed(outputs["predict"])
 
 
 def test_installs_from_what_kaggle_mounts(notebook, execute, tmp_path):
