@@ -10,7 +10,7 @@ BROWSER := $(VENV)/.browser
 help:
 	@echo "make demo       render songs, fine-tune a small AST on them, leave the model in runs/toy"
 	@echo "make test       run the tests; test-fast leaves out the slow ones"
-	@echo "make test-stress  kill it, fill its disk, feed it damaged files, run it in several processes"
+	@echo "make test-stress  the rest: kills, full disks, damaged files, several processes, a Hub, a browser"
 	@echo "make coverage   all tests, with the share of lines that they run, by file"
 	@echo "make quality    ruff, types and spelling"
 	@echo "make style      let ruff fix what it can"
@@ -45,7 +45,7 @@ test: $(STAMP) $(BROWSER)
 test-fast: $(STAMP) $(BROWSER)
 	$(PYTEST) -m "not slow and not stress"
 
-test-stress: $(STAMP)
+test-stress: $(STAMP) $(BROWSER)
 	$(PYTEST) -m stress
 
 coverage: $(STAMP) $(BROWSER)

@@ -210,7 +210,7 @@ print(json.dumps({"pid": os.getpid(), "python": sys.executable, "path": str(Path
 """
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_runs_from_top_to_bottom(notebook, execute, tmp_path, tmp_path_factory):
     tiny = "--seconds 2 --num_windows 2 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 "
     tiny += "--intermediate_size 64 --per_device_train_batch_size 4"

@@ -30,7 +30,7 @@ def installed(tmp_path_factory):
     return target
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_finetunes_and_predicts(installed, tmp_path):
     def run(*arguments):
         command = [sys.executable, str(installed / "bin" / "emotion-ft"), *arguments]

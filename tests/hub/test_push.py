@@ -141,7 +141,7 @@ if code:
 
 
 class TestPush:
-    @pytest.mark.slow
+    @pytest.mark.stress
     def test_a_run_travels_whole_and_only_once(self, run, hub, online, recipe, tiny_model, tiny_extractor, tmp_path):
         done = recipe("push", run, "user/run", **online)
         assert done.returncode == 0, done.stderr
@@ -334,7 +334,7 @@ class TestCard:
 
 
 class TestGan:
-    @pytest.mark.slow
+    @pytest.mark.stress
     def test_travels_and_its_example_runs(self, gan_dir, online, hub, tmp_path):
         folder, generator, _ = gan_dir
         code = "import sys; from emotion_ft.hub.push import push; push(sys.argv[1], 'user/gan')"
@@ -350,7 +350,7 @@ class TestGan:
         assert np.array_equal(np.load(tmp_path / "made.npy"), expected.numpy())
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 class TestSpace:
     def test_shows_the_model_that_was_pushed(self, run, hub, online, recipe, write_wav, tmp_path):
         done = recipe("push", run, "user/shown", "--private", "--space", **online)
@@ -390,7 +390,7 @@ print(json.dumps([result["valence"], result["arousal"], log_mel.shape]))
         assert done.returncode == 2 and "--space needs the model's REPO_ID in full" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 class TestRecipes:
     @pytest.fixture(scope="class")
     def config(self, tmp_path_factory):

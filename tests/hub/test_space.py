@@ -140,7 +140,7 @@ def imports(file):
             yield node.module.split(".")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 class TestCommand:
     @pytest.mark.parametrize(
         ("name", "sentence"),
@@ -252,7 +252,7 @@ def expect_numbers(page, prediction):
 
 
 @browser
-@pytest.mark.slow
+@pytest.mark.stress
 class TestInABrowser:
     def test_a_song_gets_the_numbers_of_predict_file(self, page, run, song):
         upload(page, song)
@@ -326,7 +326,7 @@ def write_stream(path):
     path.write_bytes(header)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 class TestClient:
     def test_gets_the_numbers_as_json(self, server, run, song):
         prediction = predict_file(*load_model(run), song, curve_step=0.5)

@@ -262,7 +262,7 @@ class TestModelCard:
         with pytest.raises(UsageError, match=f"holds no finished run, no {missing}"):
             write_model_card(folder)
 
-    @pytest.mark.slow
+    @pytest.mark.stress
     def test_what_it_prints_runs(self, rendered, tiny_model, tiny_extractor, write_wav, tmp_path):
         song = write_wav(tmp_path / "song.mp3", format="WAV")
         expected = predict_file(tiny_model, tiny_extractor, song)
@@ -399,7 +399,7 @@ class TestPushToHub:
         return {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN,
                 "HF_HOME": str(tmp_path / "hf")}  # fmt: skip
 
-    @pytest.mark.slow
+    @pytest.mark.stress
     def test_sends_what_belongs_there_and_the_card_of_the_run(self, run, hub, online, write_wav, tmp_path):
         folder = run(model_id="user/pushed")
         card = text_of(folder)
