@@ -26,11 +26,11 @@ from .reports.song_plots import plot_curve, show_spectrogram
 from .reports.tables import scores_markdown
 from .scoring.comparison import compare_runs
 from .scoring.metrics import EmotionMetric, score
-from .training.ablation import run_ablation
-from .training.cross_validation import run_cross_validation
+from .studies.ablation import run_ablation
+from .studies.cross_validation import run_cross_validation
+from .studies.seeds import run_seeds
 from .training.finetuning import run_finetuning
 from .training.inputs import build_extractor, load_collection
-from .training.seeds import run_seeds
 from .training.trainer import EmotionTrainer
 
 __version__: str

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     parse_config([given.config, *flags], own=parser)  # before anything heavier is imported
     set_up_logging()
 
-    from emotion_ft.training.ablation import run_ablation
+    from emotion_ft.studies.ablation import run_ablation
 
     study = run_ablation(
         given.config, flags, given.study, given.seeds, given.sizes, given.steps, given.output, given.jobs

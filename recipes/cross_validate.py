@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     set_up_logging(config.training.process_index)
 
     from emotion_ft.reports.tables import scores_text
-    from emotion_ft.training.cross_validation import run_cross_validation
+    from emotion_ft.studies.cross_validation import run_cross_validation
 
     if (pooled := run_cross_validation(config, given.folds, given.fold, given.output)) is None:
         return

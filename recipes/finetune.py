@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
 
 def finetune_seeds(config: "Config", seeds: int) -> None:
     from emotion_ft.reports.comparison import comparison_text
-    from emotion_ft.training.seeds import run_seeds
+    from emotion_ft.studies.seeds import run_seeds
 
     if (found := run_seeds(config, seeds)) is None:
         return

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     config = parse_config([given.config, *flags], own=parser)
     set_up_logging(config.training.process_index)
 
-    from emotion_ft.training.search import run_search
+    from emotion_ft.studies.search import run_search
 
     search = run_search(config, given.trials, given.output)
     print(f"\n{search.protocol}\n\n{search.trials.to_string(index=False)}")

@@ -11,6 +11,7 @@ ROOMS = (
     "recipes",
     "cli",
     "benchmark",
+    "studies",
     "gan",
     "training",
     "hub",

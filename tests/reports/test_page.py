@@ -26,7 +26,8 @@ from emotion_ft.reports.training_plots import plot_learning_curve
 from emotion_ft.scoring.curves import score_curves
 from emotion_ft.scoring.metrics import DIMENSIONS
 from emotion_ft.scoring.scores import flat, predictions_table, references, score_systems, system_predictions
-from emotion_ft.training import cross_validation, inputs
+from emotion_ft.studies import cross_validation
+from emotion_ft.training import inputs
 
 SECTIONS = ["what", "audit", "results", "learning", "plane", "residuals", "worst", "configuration"]
 HOSTILE = [

@@ -3,6 +3,7 @@
 from copy import deepcopy
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from small_training import NO_EVALUATION, SONGS, KillAt, Killed, arguments, assert_same_weights, tiny_model
@@ -446,3 +447,25 @@ class TestLearning:
         run.train()
         assert run.accelerator.mixed_precision == {"bf16": "bf16", "fp32": "no"}[precision]
         assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_trainers_own_search_has_defaults_that_fit(trainer, tmp_path):
+    run = trainer(num_train_epochs=3, save_strategy="no", load_best_model_at_end=False)
+    with pytest.raises(TypeError, match="either a model or model_init"):
+        EmotionTrainer(args=run.args)
+    searching = EmotionTrainer(
+        args=run.args,
+        model_init=lambda: tiny_model(),
+        train_dataset=run.train_dataset,
+        eval_dataset=run.eval_dataset,
+        processing_class=run.processing_class,
+    )
+    best = searching.hyperparameter_search(
+        n_trials=2, study_name="x", storage=(storage := optuna.storages.InMemoryStorage())
+    )
+    study = optuna.load_study(study_name="x", storage=storage)
+    assert study.direction.name == "MAXIMIZE" and len(study.trials) == 2
+    assert best.objective == max(trial.value for trial in study.trials)
+    assert set(best.hyperparameters) == {"backbone_learning_rate", "head_learning_rate", "unfreeze_at"}
+    scores = [entry["eval_mean_ccc"] for entry in searching.state.log_history if "eval_mean_ccc" in entry]
+    assert study.trials[-1].value == max(scores) and len(scores) == 3

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from .. import run_folder
 from ..config.settings import Config
 from ..errors import UsageError
-from .checkpoints import last_checkpoint
+from ..training.checkpoints import last_checkpoint
 
 PLACES = {"data_root", "prepared", "cache_dir", "num_proc", "output_dir"}
 PLACES |= {"dataloader_num_workers", "report_to", "save_total_limit"}

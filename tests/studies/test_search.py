@@ -1,15 +1,12 @@
-"""Searching for hyperparameters: by the command and by Trainer's own method."""
+"""Searching for hyperparameters with the command."""
 
-import optuna
 import pandas as pd
 import pytest
 import yaml
 from commands import leave, succeed
-from small_training import tiny_model
 
 from emotion_ft.config.parser import parse_config
-from emotion_ft.training import search
-from emotion_ft.training.trainer import EmotionTrainer
+from emotion_ft.studies import search
 
 TINY = "--seconds 2 --num_windows 2 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 --freeze first "
 TINY += "--intermediate_size 64 --num_train_epochs 2 --time_stride 16 --frequency_stride 16 --precision fp32 "
@@ -67,25 +64,3 @@ def test_what_a_search_needs(arguments, tmp_path, monkeypatch):
     with pytest.raises(search.SearchError, match=r"pip install 'emotion_ft\[search\]'"):
         search.run_search(parse_config(arguments), 1, tmp_path)
     assert leave(2, "search", *arguments, "--trials", 0).stderr
-
-
-def test_trainers_own_search_has_defaults_that_fit(trainer, tmp_path):
-    run = trainer(num_train_epochs=3, save_strategy="no", load_best_model_at_end=False)
-    with pytest.raises(TypeError, match="either a model or model_init"):
-        EmotionTrainer(args=run.args)
-    searching = EmotionTrainer(
-        args=run.args,
-        model_init=lambda: tiny_model(),
-        train_dataset=run.train_dataset,
-        eval_dataset=run.eval_dataset,
-        processing_class=run.processing_class,
-    )
-    best = searching.hyperparameter_search(
-        n_trials=2, study_name="x", storage=(storage := optuna.storages.InMemoryStorage())
-    )
-    study = optuna.load_study(study_name="x", storage=storage)
-    assert study.direction.name == "MAXIMIZE" and len(study.trials) == 2
-    assert best.objective == max(trial.value for trial in study.trials)
-    assert set(best.hyperparameters) == {"backbone_learning_rate", "head_learning_rate", "unfreeze_at"}
-    scores = [entry["eval_mean_ccc"] for entry in searching.state.log_history if "eval_mean_ccc" in entry]
-    assert study.trials[-1].value == max(scores) and len(scores) == 3

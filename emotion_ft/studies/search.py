@@ -15,10 +15,10 @@ from ..config.settings import Config
 from ..errors import UsageError
 from ..modeling import ASTEmotionFeatureExtractor
 from ..reports.search import plot_search
-from . import inputs
-from .finetuning import make_trainer
+from ..training import inputs
+from ..training.finetuning import make_trainer
+from ..training.trainer import EmotionTrainer, TrainingError, check_metric, search_space
 from .series import settle
-from .trainer import EmotionTrainer, TrainingError, check_metric, search_space
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from emotion_ft import run_folder
 from emotion_ft.config.parser import parse_config
 from emotion_ft.errors import UsageError
 from emotion_ft.scoring.scores import system_predictions
-from emotion_ft.training import inputs, seeds
-from emotion_ft.training.seeds import run_seeds
+from emotion_ft.studies import seeds
+from emotion_ft.studies.seeds import run_seeds
+from emotion_ft.training import inputs
 
 
 @pytest.fixture

@@ -30,8 +30,8 @@ from ..errors import UsageError
 from ..reports import gan
 from ..reports.ablation import Difference, plot_ablation, write_ablation
 from ..shipped import configuration, shipped
-from .checkpoints import last_checkpoint
-from .inputs import load_collection
+from ..training.checkpoints import last_checkpoint
+from ..training.inputs import load_collection
 
 NO_MASKS = ("--time_masks", "0", "--frequency_masks", "0")
 

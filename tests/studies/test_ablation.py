@@ -9,8 +9,8 @@ from scipy import stats
 from emotion_ft.config.parser import parse_config
 from emotion_ft.config.settings import ConfigError
 from emotion_ft.data.splits import read_split
-from emotion_ft.training import ablation
-from emotion_ft.training.ablation import (
+from emotion_ft.studies import ablation
+from emotion_ft.studies.ablation import (
     AblationError,
     carry_out,
     check,

@@ -2,7 +2,7 @@ import pytest
 
 from emotion_ft.config.parser import parse_config
 from emotion_ft.errors import UsageError
-from emotion_ft.training.series import config_in, finished, settle
+from emotion_ft.studies.series import config_in, finished, settle
 
 
 def config(*flags):

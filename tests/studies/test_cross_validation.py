@@ -9,7 +9,7 @@ from emotion_ft.data.copies import Copies
 from emotion_ft.data.songs import songs_dataset
 from emotion_ft.data.splits import SplitError, write_split
 from emotion_ft.errors import UsageError
-from emotion_ft.training.cross_validation import (
+from emotion_ft.studies.cross_validation import (
     draw_folds,
     fold_songs,
     pool,

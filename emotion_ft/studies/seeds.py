@@ -10,9 +10,10 @@ from ..errors import SAME_COMMAND, UsageError
 from ..faults import writing
 from ..reports.comparison import write_comparison
 from ..scoring.comparison import Comparison, compare_runs
-from . import inputs, series
-from .checkpoints import prepare_output_dir
-from .finetuning import finetune
+from ..training import inputs
+from ..training.checkpoints import prepare_output_dir
+from ..training.finetuning import finetune
+from . import series
 
 logger = logging.getLogger(__name__)
 

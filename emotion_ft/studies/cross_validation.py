@@ -24,9 +24,9 @@ from ..modeling import ASTEmotionFeatureExtractor
 from ..reports import page, tables
 from ..scoring import scores as scoring
 from ..scoring.metrics import DIMENSIONS
-from . import inputs
-from .checkpoints import prepare_output_dir
-from .finetuning import finetune, write_held_out
+from ..training import inputs
+from ..training.checkpoints import prepare_output_dir
+from ..training.finetuning import finetune, write_held_out
 from .series import config_in, finished, settle
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Many trainings that belong together: folds, seeds, ablations and searches for hyperparameters."""
