@@ -196,7 +196,7 @@ class EmotionTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         with signals.deferred():  # to `StopOnSignal`
             output = super().train(*args, **kwargs)
-        if self.kept_phase == "frozen":
+        if self.kept_phase == "frozen" and self.args.unfreeze_at < 1 and self.is_world_process_zero():
             logger.warning("The weights kept are those of step %d: only the head was trained.", self.kept_step)
         return output
 

@@ -165,12 +165,13 @@ class TestPatience:
         assert (run.kept_step, run.kept_phase) == (20, "unfrozen")
         assert largest_change(start, run.model, "backbone") > 0
 
-    def test_it_counts_from_the_start_where_nothing_is_unfrozen(self, trainer):
+    def test_it_counts_from_the_start_where_nothing_is_unfrozen(self, trainer, caplog):
         for unfreeze_at in (0.0, 1.0):
             run = trainer(num_train_epochs=30, early_stopping_patience=2, unfreeze_at=unfreeze_at)
             run.compute_metrics = PeaksAt()
             run.train()
             assert run.state.epoch == 3 and run.kept_phase == ("frozen" if unfreeze_at else "unfrozen")
+        assert "only the head was trained" not in caplog.text  # as was asked for
 
 
 class TestBackboneWarmup:
