@@ -144,6 +144,21 @@ def songs_root(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def run_config(songs_root, tmp_path):
+    """`run_config(*flags)` -> a configuration for one step of a tiny model on `songs_root`, written to `run/`."""
+    from emotion_ft.config.parser import parse_config
+
+    def parse(*flags):
+        tiny = "--seconds 2 --num_windows 2 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 "
+        tiny += "--intermediate_size 64 --max_steps 1 --eval_strategy no --no_load_best_model_at_end --unfreeze_at 0 "
+        tiny += "--precision fp32 --report_to none --disable_tqdm true --interval_level 0.5 --save_strategy no "
+        places = ["--data_root", songs_root, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"]
+        return parse_config([*tiny.split(), "--checkpoint=", *map(str, (*places, *flags))])
+
+    return parse
+
+
 @pytest.fixture(scope="session")
 def stored_songs(songs_root, tiny_extractor, tmp_path_factory):
     """`songs_root` as `store_log_mels` returns it: train 16, validation 4, test 4."""

@@ -2,7 +2,6 @@ import pandas as pd
 import pytest
 
 from emotion_ft import run_folder
-from emotion_ft.config.parser import parse_config
 from emotion_ft.errors import UsageError
 from emotion_ft.scoring.scores import system_predictions
 from emotion_ft.studies import seeds
@@ -11,17 +10,9 @@ from emotion_ft.training import inputs
 
 
 @pytest.fixture
-def config(songs_root, tmp_path):
+def config(run_config):
     """`config(*flags)` -> a configuration for two steps of a tiny model."""
-
-    def parse(*flags):
-        tiny = "--seconds 2 --num_windows 2 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 "
-        tiny += "--intermediate_size 64 --max_steps 2 --eval_strategy no --no_load_best_model_at_end --unfreeze_at 0 "
-        tiny += "--precision fp32 --report_to none --disable_tqdm true --interval_level 0.5 --save_strategy no "
-        places = ["--data_root", songs_root, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"]
-        return parse_config([*tiny.split(), "--checkpoint=", *map(str, (*places, *flags))])
-
-    return parse
+    return lambda *flags: run_config("--max_steps", 2, *flags)
 
 
 @pytest.mark.slow

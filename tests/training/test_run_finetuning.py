@@ -6,7 +6,6 @@ from datasets import DatasetDict
 from transformers import ASTConfig, ASTModel
 
 from emotion_ft import run_folder
-from emotion_ft.config.parser import parse_config
 from emotion_ft.data.features import store_log_mels
 from emotion_ft.data.songs import labels_of
 from emotion_ft.data.splits import read_split
@@ -20,17 +19,8 @@ from emotion_ft.training.trainer import EmotionTrainer
 
 
 @pytest.fixture
-def config(songs_root, tmp_path):
-    """`config(*flags)` -> a configuration for one step of a tiny model."""
-
-    def parse(*flags):
-        tiny = "--seconds 2 --num_windows 2 --hidden_size 32 --num_hidden_layers 1 --num_attention_heads 2 "
-        tiny += "--intermediate_size 64 --max_steps 1 --eval_strategy no --no_load_best_model_at_end --unfreeze_at 0 "
-        tiny += "--precision fp32 --report_to none --disable_tqdm true --interval_level 0.5 --save_strategy no "
-        places = ["--data_root", songs_root, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"]
-        return parse_config([*tiny.split(), "--checkpoint=", *map(str, (*places, *flags))])
-
-    return parse
+def config(run_config):
+    return run_config
 
 
 def test_weights_are_looked_up_before_anything_is_decoded(config, monkeypatch):
